@@ -1,0 +1,218 @@
+r"""Canonical correlation analysis in closed form, and the layer that keeps its directions.
+
+$$T = (S_{aa} + rI)^{-1/2} S_{av} (S_{vv} + rI)^{-1/2} = U \Sigma V' \qquad
+  a \mapsto (a - \mu_a)(S_{aa} + rI)^{-1/2} U$$
+
+(Hotelling, "Relations between two sets of variates", Biometrika 1936; the ridge: Vinod, "Canonical ridge and
+econometrics of joint production", 1976.) Which covariances go in decides which method comes out: see `PairMoments`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .moments import Covariances
+
+
+class Directions(NamedTuple):
+    """The closed form's answer: `(x - mean) @ weights` are canonical variates."""
+
+    audio_mean: Tensor
+    """`(p,)`"""
+    audio_weights: Tensor
+    """`(p, k)`; the columns past the rank of the data are zero"""
+    visual_mean: Tensor
+    """`(q,)`"""
+    visual_weights: Tensor
+    """`(q, k)`"""
+    correlations: Tensor
+    """`(k,)`, falling, zero past the rank"""
+
+
+def whitening(covariance: Tensor) -> Tensor:
+    """W `(d, rank)` with `W' S W = I`, for a symmetric S that may have any rank.
+
+    Columns are first brought to unit variance, so that the unit of a column does not decide what counts as rank. Then a
+    Cholesky factor is used where its inverse proves the matrix to be of full rank, and eigenvectors elsewhere, those
+    above a relative threshold. The two differ by a rotation, which a correlation does not see.
+    """
+    deviation = covariance.diagonal().clamp_min(0).sqrt()
+    varies = deviation > 0
+    scale = torch.where(varies, 1 / deviation, 0.0)[varies]
+    correlation = covariance[varies][:, varies] * torch.outer(scale, scale)
+    width = len(scale)
+    if width == 0:
+        return covariance.new_zeros(len(deviation), 0)
+    # No eigenvalue of a correlation matrix exceeds its width.
+    threshold = width * width * torch.finfo(covariance.dtype).eps
+    factor, failed = torch.linalg.cholesky_ex(correlation)
+    inverse = None
+    if not failed:
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(width).to(factor), upper=False)
+    # 1 / ||L^-1||_F^2 bounds the smallest eigenvalue from below.
+    if inverse is not None and 1 / inverse.square().sum() > threshold:
+        white = inverse.T
+    else:
+        eigenvalues, vectors = torch.linalg.eigh(correlation)
+        kept = eigenvalues > eigenvalues[-1] * width * torch.finfo(covariance.dtype).eps
+        white = vectors[:, kept] / eigenvalues[kept].sqrt()
+    result = covariance.new_zeros(len(deviation), white.shape[1])
+    result[varies] = scale.unsqueeze(1) * white
+    return result
+
+
+def add_ridge(covariance: Tensor, ridge: float, relative: bool = False) -> Tensor:
+    """S + rI, with r absolute or as a multiple of the mean eigenvalue of S."""
+    scale = covariance.diagonal().mean() if relative else covariance.new_ones(())
+    return covariance + torch.diag_embed((ridge * scale).expand(len(covariance)))
+
+
+def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0, relative: bool = False) -> Directions:
+    """The `dim` pairs of directions of largest correlation.
+
+    Where the data have fewer, the rest are zero columns with a correlation of zero, never noise out of a null space:
+    one asks for ten directions of nine classes and gets eight.
+
+    Args:
+        covariances: of the two views, centred; see `PairMoments.covariances`.
+        dim: number of directions.
+        ridge: added to the diagonal of both marginals.
+        relative: whether `ridge` is a multiple of the mean eigenvalue of each.
+
+    Example:
+        ```python
+        >>> from modeling_dualspace import PairMoments
+        >>> shared = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+        >>> moments = PairMoments(3, 2).update(shared.expand(-1, 3), shared.expand(-1, 2))
+        >>> [round(rho, 6) for rho in canonical_directions(moments.covariances(), 2).correlations.tolist()]
+        [1.0, 0.0]
+
+        ```
+    """
+    if dim < 1:
+        raise ValueError(f"At least one direction must be asked for, got {dim}.")
+    if ridge < 0:
+        raise ValueError(f"A ridge cannot be negative, got {ridge}.")
+    audio = add_ridge(covariances.audio, ridge, relative)
+    visual = add_ridge(covariances.visual, ridge, relative)
+    white_audio, white_visual = whitening(audio), whitening(visual)
+    left, values, right = torch.linalg.svd(white_audio.T @ covariances.cross @ white_visual, full_matrices=False)
+    kept = int((values > _rounding(audio, white_audio, covariances.cross, white_visual, visual)).sum())
+    kept = min(kept, dim)
+
+    def padded(weights: Tensor) -> Tensor:
+        return torch.cat([weights[:, :kept], weights.new_zeros(len(weights), dim - kept)], dim=1)
+
+    audio_weights, visual_weights = padded(white_audio @ left), padded(white_visual @ right.mT)
+    correlations = torch.cat([values[:kept], values.new_zeros(dim - kept)])
+    # A direction and its mirror image are equally right: the largest weight is made positive, so that runs agree.
+    largest = audio_weights.gather(0, audio_weights.abs().argmax(dim=0, keepdim=True))
+    sign = torch.where(largest < 0, -1.0, 1.0).to(largest)
+    return Directions(
+        covariances.audio_mean, audio_weights * sign, covariances.visual_mean, visual_weights * sign, correlations
+    )
+
+
+def _rounding(audio: Tensor, white_audio: Tensor, cross: Tensor, white_visual: Tensor, visual: Tensor) -> Tensor:
+    """How large a singular value of the whitened cross-covariance rounding alone can make.
+
+    Entries of the cross-covariance carry errors relative to the deviations of their columns, and whitening blows them
+    up: the bound is of the product, with both views measured in their own deviations.
+    """
+    deviations = audio.diagonal().sqrt().unsqueeze(1), visual.diagonal().sqrt().unsqueeze(1)
+    blown_up = (deviations[0] * white_audio).norm() * (deviations[1] * white_visual).norm()
+    relative = cross / (deviations[0] @ deviations[1].T).clamp_min(torch.finfo(cross.dtype).tiny)
+    # At least one rounding error an entry, however small the cross-covariance is.
+    size = relative.norm().clamp_min(1.0)
+    return torch.finfo(cross.dtype).eps * blown_up * size
+
+
+class KeepsFloat32(nn.Module):
+    """A module whose buffers are fitted in closed form, and stay float32 when a model is cast to less.
+
+    `_keep_in_fp32_modules_strict` does so while loading; this does for `.half()`, `.bfloat16()` and `.to(dtype)`.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KeepsFloat32":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            kept = before[name]
+            if buffer is not None and kept is not None and buffer.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = kept.to(device=buffer.device, dtype=torch.float32)
+        return self
+
+
+class CanonicalLayer(KeepsFloat32):
+    """Two linear maps into one space, with their means: the linear CCA layer of the paper, and of every CCA system.
+
+    Args:
+        audio_dim: width of audio rows.
+        visual_dim: width of visual rows.
+        dim: width of the common space.
+    """
+
+    audio_mean: Tensor
+    audio_weights: Tensor
+    visual_mean: Tensor
+    visual_weights: Tensor
+    correlations: Tensor
+    fitted_flag: Tensor
+
+    def __init__(self, audio_dim: int, visual_dim: int, dim: int):
+        super().__init__()
+        shapes: dict[str, tuple[int, ...]] = {
+            "audio_mean": (audio_dim,),
+            "audio_weights": (audio_dim, dim),
+            "visual_mean": (visual_dim,),
+            "visual_weights": (visual_dim, dim),
+            "correlations": (dim,),
+            "fitted_flag": (1,),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32))
+        self._fitted = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether directions were set. The flag travels with the weights; once seen it is not read again."""
+        if not self._fitted:
+            self._fitted = bool(self.fitted_flag.item())
+        return self._fitted
+
+    @torch.no_grad()
+    def set(self, directions: Directions, power: float = 0.0) -> None:
+        r"""Keeps these directions, each multiplied by $\rho^p$ so that noise does not weigh as much as signal.
+
+        Directions narrower than the layer are followed by zeros, to which a cosine is blind.
+        """
+        weight = directions.correlations.clamp(0, 1) ** power if power else torch.ones_like(directions.correlations)
+        dim = directions.audio_weights.shape[1]
+        if dim > self.correlations.shape[0]:
+            raise ValueError(f"A layer {self.correlations.shape[0]} wide cannot keep {dim} directions.")
+        self.audio_mean.copy_(directions.audio_mean)
+        self.visual_mean.copy_(directions.visual_mean)
+        for name in ("audio_weights", "visual_weights"):
+            buffer = getattr(self, name).zero_()
+            buffer[:, :dim].copy_(getattr(directions, name) * weight)
+        self.correlations.zero_()[:dim].copy_(directions.correlations)
+        self.fitted_flag.fill_(1)
+        self._fitted = True
+
+    def audio(self, rows: Tensor) -> Tensor:
+        """Audio rows `(n, audio_dim)` in the common space, at unit length `(n, dim)`."""
+        return self._embed(rows, self.audio_mean, self.audio_weights)
+
+    def visual(self, rows: Tensor) -> Tensor:
+        """Visual rows `(n, visual_dim)` in the common space, at unit length `(n, dim)`."""
+        return self._embed(rows, self.visual_mean, self.visual_weights)
+
+    def _embed(self, rows: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            return nn.functional.normalize((rows.to(mean.dtype) - mean) @ weights, dim=1)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._fitted = False
+        super()._load_from_state_dict(*args, **kwargs)

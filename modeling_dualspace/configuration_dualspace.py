@@ -1,0 +1,190 @@
+"""Configurations: typed, validated, and closed against misspelt keys."""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+# What transformers itself passes to or stores in a configuration beside the declared fields.
+_KEYS_OF_TRANSFORMERS = frozenset(
+    {
+        "_attn_implementation_internal",
+        "_commit_hash",
+        "_experts_implementation_internal",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "torch_dtype",
+    }
+)
+
+
+@strict
+class CrossModalConfig(PreTrainedConfig):
+    """What every system of audio-visual retrieval is configured by.
+
+    Args:
+        audio_dim: width of a clip's audio features.
+        visual_dim: width of a clip's visual features.
+        embed_dim: width of the embeddings.
+        turns: who learns from which batch: player `turns[t % len(turns)]` from batch t; empty for a closed form.
+        loss_weights: a weight for a named loss term, 1 where absent.
+        codes: whether embeddings are codes of +-1/sqrt(bits).
+        feature_spec: how the features were made; None fits any.
+        num_labels: number of classes, 10 unless `id2label` says otherwise.
+    """
+
+    model_type = "dualspace_system"
+    keys_to_ignore_at_inference = ("terms",)
+
+    audio_dim: int = 128
+    visual_dim: int = 1024
+    embed_dim: int = 10
+    turns: list[str] = field(default_factory=list)
+    loss_weights: dict[str, float | int] = field(default_factory=dict)
+    codes: bool = False
+    feature_spec: str | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        self._refuse_unknown_keys(kwargs)
+        if self.id2label is None:
+            kwargs.setdefault("num_labels", 10)
+            if kwargs["num_labels"] < 1:
+                raise ValueError(f"`num_labels` must be at least 1, got {kwargs['num_labels']}.")
+        elif kwargs.get("num_labels") not in (None, len(self.id2label)):
+            raise ValueError(f"`num_labels` is {kwargs['num_labels']}, `id2label` names {len(self.id2label)} classes.")
+        super().__post_init__(**kwargs)
+        if self.label2id is None and self.id2label is not None:
+            self.label2id = {str(name): int(index) for index, name in self.id2label.items()}
+
+    def _refuse_unknown_keys(self, keys: dict[str, Any]) -> None:
+        known = {entry.name for entry in fields(self)} | _KEYS_OF_TRANSFORMERS
+        for key in keys.keys() - known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"{type(self).__name__} has no key `{key}`.{hint}")
+
+    def validate_dimensions(self) -> None:
+        """Every width is a positive number."""
+        for name in ("audio_dim", "visual_dim", "embed_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+
+@strict
+class DualSubspaceConfig(CrossModalConfig):
+    r"""The dual-subspace model; defaults have the paper's sizes on VEGAS.
+
+    Args:
+        variant: `dual`; `explicit`, without $L_{dis}$ (unsupervised) and embedded from the explicit outputs by plain
+            CCA; `implicit`, without $L_{corr}$ and embedded from the implicit outputs; `shared`, one trunk a modality
+            with two heads.
+        audio_hidden: widths of the hidden layers of each audio tower; none makes it linear.
+        visual_hidden: likewise for the visual ones.
+        explicit_dim: width of the explicit subspace. The implicit one is as wide as there are classes.
+        activation: after each hidden layer, by its name in transformers.
+        dropout: after each activation.
+        normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
+        feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
+        alpha: weight of $L_{dis}$.
+        beta: weight of $L_{cons}$.
+        correlation: `frobenius` or `nuclear`; see `canonical_correlation`.
+        ridge: r of the correlation.
+        ridge_relative: whether `ridge` and `fusion_ridge` are multiples of the mean eigenvalue.
+        discriminative: `row_norm`, or the paper's `frobenius`; see `discriminative_loss`.
+        orthogonality: `scale_free`, `batch`, or the paper's `paper`; see `orthogonality_loss`.
+        fusion: `cca`, the paper's, or `weighted-cluster-cca`; see `fit_fusion`.
+        fusion_ridge: r of the fusion; None has it chosen on validation.
+        fusion_cluster_weight: $\lambda$ of `weighted-cluster-cca`; None has it chosen on validation.
+        fusion_power: p of `weighted-cluster-cca`: each direction is multiplied by $\rho^p$.
+        fusion_choice: what `finish` chose, with its score: a record, not a setting.
+
+    Example:
+        ```python
+        >>> DualSubspaceConfig(audio_dim=64, num_labels=15).implicit_dim
+        15
+        >>> DualSubspaceConfig(alhpa=0.1)
+        Traceback (most recent call last):
+        ValueError: DualSubspaceConfig has no key `alhpa`. Did you mean `alpha`?
+
+        ```
+    """
+
+    model_type = "dualspace"
+
+    turns: list[str] = field(default_factory=lambda: ["model"])
+    variant: Literal["dual", "explicit", "implicit", "shared"] = "dual"
+    audio_hidden: list[int] = field(default_factory=lambda: [1024, 1024])
+    visual_hidden: list[int] = field(default_factory=lambda: [1024, 2048])
+    explicit_dim: int = 10
+    activation: str = "relu"
+    dropout: float | int = 0.0
+    normalization: Literal["none", "batch", "layer"] = "none"
+    feature_scaling: Literal["standardize", "center", "none"] = "standardize"
+    alpha: float | int = 0.01
+    beta: float | int = 0.001
+    correlation: Literal["frobenius", "nuclear"] = "frobenius"
+    ridge: float | int = 1e-4
+    ridge_relative: bool = True
+    discriminative: Literal["frobenius", "row_norm"] = "row_norm"
+    orthogonality: Literal["paper", "batch", "scale_free"] = "scale_free"
+    fusion: Literal["cca", "weighted-cluster-cca"] = "weighted-cluster-cca"
+    fusion_ridge: float | int | None = None
+    fusion_cluster_weight: float | int | None = None
+    fusion_power: float | int = 1.0
+    fusion_choice: dict[str, Any] | None = None
+
+    @property
+    def implicit_dim(self) -> int:
+        """Width of the implicit subspace: the number of classes."""
+        return len(self.id2label or {})
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the embeddings as they come out.
+
+        That is `embed_dim` for the paper's fusion. Where `finish` may choose a subspace alone, it is the widest of the
+        candidates, so that no choice changes a shape; a narrower one is followed by zeros, to which a cosine is blind.
+        """
+        if self.variant == "implicit":
+            return self.implicit_dim
+        if self.variant == "explicit" or self.fusion == "cca":
+            return self.embed_dim
+        return max(self.embed_dim, self.implicit_dim)
+
+    def validate_network(self) -> None:
+        """Towers that can be built."""
+        for name in ("audio_hidden", "visual_hidden"):
+            widths = getattr(self, name)
+            if any(width < 1 for width in widths):
+                raise ValueError(f"`{name}` must hold widths of at least 1, got {widths}.")
+        if self.explicit_dim < 1:
+            raise ValueError(f"`explicit_dim` must be at least 1, got {self.explicit_dim}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout}.")
+        if self.activation not in ACT2FN:
+            close = difflib.get_close_matches(self.activation, ACT2FN, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(f"`activation` must be one of those in transformers, got '{self.activation}'.{hint}")
+
+    def validate_objective(self) -> None:
+        """Weights and ridges of the objective and the fusion."""
+        for name in ("alpha", "beta", "ridge", "fusion_ridge", "fusion_power"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"`{name}` cannot be negative, got {value}.")
+        if self.fusion_cluster_weight is not None and not 0 <= self.fusion_cluster_weight <= 1:
+            raise ValueError(f"`fusion_cluster_weight` must lie in 0..1, got {self.fusion_cluster_weight}.")
+        weights = {"discriminative": "alpha", "orthogonality": "beta"}
+        for term in self.loss_weights.keys() - {"correlation"}:
+            hint = f"its weight is `{weights[term]}`" if term in weights else "the model has no such term"
+            raise ValueError(f"`loss_weights` takes `correlation` only, not `{term}`: {hint}.")

@@ -1,0 +1,183 @@
+r"""Which linear map of the two subspaces becomes the embedding, and how that is chosen.
+
+The paper's fusion is a plain CCA of the concatenated outputs. It keeps the directions along which pairs correlate
+most, whether or not they tell categories apart, and weighs noise like signal. The weighted cluster CCA here mixes pairs
+and same-class pairs in the cross-covariance and multiplies each direction by its correlation; how much of which is
+chosen by the mean average precision on validation, with the subspaces alone among the candidates.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cca import CanonicalLayer, Directions, canonical_directions
+from .configuration_dualspace import DualSubspaceConfig
+from .distributed import all_reduce_sum
+from .moments import Covariances, PairMoments
+from .ranking import summed_average_precision
+
+CLUSTER_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
+RIDGES = (1e-4, 1e-2)
+UNCHOSEN_CLUSTER_WEIGHT, UNCHOSEN_RIDGE = 0.5, 1e-4
+
+
+class HeldOut(NamedTuple):
+    """Validation outputs: this process's rows are the queries, those of all processes the gallery."""
+
+    audio: Tensor
+    visual: Tensor
+    targets: Tensor
+    """memberships `(n, C)`; or numbers `(n,)` of the clips where nobody labelled them: then only a pair is relevant"""
+    gallery_audio: Tensor
+    gallery_visual: Tensor
+    gallery_targets: Tensor
+    moments: PairMoments
+    """of all processes"""
+
+
+class Candidate(NamedTuple):
+    """A linear map into the common space, and the name and numbers it goes by."""
+
+    directions: Directions
+    power: float
+    record: dict[str, Any]
+
+
+def reads_validation(config: DualSubspaceConfig) -> bool:
+    """Whether validation outputs change what `fit_fusion` does."""
+    return config.variant in ("dual", "shared") and config.fusion == "weighted-cluster-cca"
+
+
+def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMoments, held_out: HeldOut | None) -> dict:
+    r"""Sets the layer to the best candidate on validation, and returns what it was.
+
+    Candidates of `weighted-cluster-cca` are the explicit outputs by plain CCA, the implicit outputs as they are, the
+    paper's `cca`, and the weighted one with $\lambda \in \{0, .2, .5, 1\}$ and ridge in $\{10^{-4}, 10^{-2}\}$, as far
+    as the config leaves them open. Of candidates that score the same the first is kept. Without validation it is the
+    weighted one, with $\lambda = .5$ and ridge $10^{-4}$ where the config is silent.
+
+    Args:
+        layer: over the concatenation of explicit and implicit outputs.
+        config: of the model.
+        train: moments of the training outputs, of all processes.
+        held_out: validation outputs, or None.
+    """
+    fixed = config.fusion_cluster_weight is not None and config.fusion_ridge is not None
+    if config.variant == "explicit":
+        chosen = _explicit(config, train)
+    elif config.variant == "implicit":
+        chosen = _implicit(config, train)
+    elif config.fusion == "cca":
+        chosen = _cca(config, train)
+    elif held_out is None or fixed:
+        weight, ridge = config.fusion_cluster_weight, config.fusion_ridge
+        chosen = _weighted(
+            config,
+            train,
+            UNCHOSEN_CLUSTER_WEIGHT if weight is None else weight,
+            UNCHOSEN_RIDGE if ridge is None else ridge,
+            held_out,
+        )
+    else:
+        chosen = _best(_candidates(config, train, held_out), layer, held_out)
+    layer.set(chosen.directions, chosen.power)
+    return chosen.record
+
+
+def _candidates(config: DualSubspaceConfig, train: PairMoments, held_out: HeldOut) -> list[Candidate]:
+    weights = CLUSTER_WEIGHTS if config.fusion_cluster_weight is None else (config.fusion_cluster_weight,)
+    ridges = RIDGES if config.fusion_ridge is None else (config.fusion_ridge,)
+    weighted = [_weighted(config, train, weight, ridge, held_out) for weight in weights for ridge in ridges]
+    return [_explicit(config, train), _implicit(config, train), _cca(config, train), *weighted]
+
+
+def _best(candidates: list[Candidate], layer: CanonicalLayer, held_out: HeldOut) -> Candidate:
+    scores = []
+    for candidate in candidates:
+        layer.set(candidate.directions, candidate.power)
+        scores.append(held_out_map(layer, held_out))
+    best = max(range(len(candidates)), key=scores.__getitem__)
+    record = candidates[best].record | {"validation_map": scores[best], "candidates": len(candidates)}
+    return candidates[best]._replace(record=record)
+
+
+def held_out_map(layer: CanonicalLayer, held_out: HeldOut) -> float:
+    """Mean over both directions of MAP on validation, the same number in every process."""
+    audio, visual = layer.audio(held_out.audio), layer.visual(held_out.visual)
+    gallery_audio, gallery_visual = layer.audio(held_out.gallery_audio), layer.visual(held_out.gallery_visual)
+    sums = torch.stack(
+        [
+            summed_average_precision(audio, gallery_visual, held_out.targets, held_out.gallery_targets),
+            summed_average_precision(visual, gallery_audio, held_out.targets, held_out.gallery_targets),
+        ]
+    ).to(held_out.moments.weight.device)
+    all_reduce_sum(sums)
+    return float((sums[:, 0] / sums[:, 1].clamp_min(1)).mean())
+
+
+def _ridge(config: DualSubspaceConfig) -> float:
+    return UNCHOSEN_RIDGE if config.fusion_ridge is None else config.fusion_ridge
+
+
+def _explicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
+    covariances = train.covariances().block(slice(0, config.explicit_dim))
+    directions = canonical_directions(covariances, config.embed_dim, _ridge(config), config.ridge_relative)
+    return Candidate(_padded(directions, 0, config), 0.0, {"candidate": "explicit", "ridge": _ridge(config)})
+
+
+def _implicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
+    # The outputs as they are: no mean is taken off, since they already stand for memberships of classes.
+    width = config.implicit_dim
+    zeros = torch.zeros(width, dtype=train.audio_mean.dtype, device=train.audio_mean.device)
+    identity = torch.diag_embed(zeros + 1)
+    directions = Directions(zeros, identity, zeros, identity, zeros + 1)
+    return Candidate(_padded(directions, config.explicit_dim, config), 0.0, {"candidate": "implicit"})
+
+
+def _cca(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
+    directions = canonical_directions(train.covariances(), config.embed_dim, _ridge(config), config.ridge_relative)
+    return Candidate(directions, 0.0, {"candidate": "cca", "ridge": _ridge(config)})
+
+
+def _weighted(
+    config: DualSubspaceConfig, train: PairMoments, weight: float, ridge: float, held_out: HeldOut | None
+) -> Candidate:
+    covariances = train.covariances(weight)
+    directions = canonical_directions(covariances, config.embed_dim, ridge, config.ridge_relative)
+    if held_out is not None:
+        rho = projected_correlations(directions, held_out.moments.covariances(weight))
+        directions = directions._replace(correlations=rho * (directions.correlations > 0))
+    record = {"candidate": "weighted-cluster-cca", "cluster_weight": weight, "ridge": ridge}
+    return Candidate(directions, config.fusion_power, record)
+
+
+def projected_correlations(directions: Directions, covariances: Covariances) -> Tensor:
+    """Correlation `(k,)` of each pair of variates on other data, clipped to [0, 1].
+
+    Outputs that were trained to equal the labels correlate perfectly on the training split; on rows that were not seen
+    they show what they are worth.
+    """
+    audio, visual = directions.audio_weights, directions.visual_weights
+    cross = (audio * (covariances.cross @ visual)).sum(dim=0)
+    audio_variance = (audio * (covariances.audio @ audio)).sum(dim=0)
+    visual_variance = (visual * (covariances.visual @ visual)).sum(dim=0)
+    deviation = (audio_variance * visual_variance).clamp_min(0).sqrt()
+    return torch.where(deviation > 0, cross / deviation, 0.0).clamp(0, 1)
+
+
+def _padded(directions: Directions, first: int, config: DualSubspaceConfig) -> Directions:
+    """Directions over some columns of the concatenation, as directions over all of them."""
+    width = config.explicit_dim + config.implicit_dim
+
+    def rows(tensor: Tensor) -> Tensor:
+        full = tensor.new_zeros(width, *tensor.shape[1:])
+        full[first : first + len(tensor)] = tensor
+        return full
+
+    return directions._replace(
+        audio_mean=rows(directions.audio_mean),
+        audio_weights=rows(directions.audio_weights),
+        visual_mean=rows(directions.visual_mean),
+        visual_weights=rows(directions.visual_weights),
+    )

@@ -1,0 +1,156 @@
+r"""The three terms of the dual-subspace objective (Zeng et al., ACM TOMM 2023), for tensors of the global batch.
+
+Each is differentiable, computed in float32 or better whatever comes in, and finite for any batch: fewer rows than
+columns, one row, rows that are all alike. None is a mean over rows, so none may be computed on a shard and averaged.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+CorrelationKind = Literal["nuclear", "frobenius"]
+DiscriminativeKind = Literal["frobenius", "row_norm"]
+OrthogonalityKind = Literal["paper", "batch", "scale_free"]
+
+
+def canonical_correlation(
+    audio: Tensor, visual: Tensor, *, kind: CorrelationKind = "frobenius", ridge: float = 1e-4, relative: bool = True
+) -> Tensor:
+    r"""The canonical correlation of a batch, a scalar to be maximised.
+
+    $$T = (S_{aa} + rI)^{-1/2} S_{av} (S_{vv} + rI)^{-1/2}$$
+
+    Args:
+        audio: outputs `(n, p)`.
+        visual: outputs `(n, q)`.
+        kind: `nuclear`, the sum of the singular values of T (Andrew et al., "Deep canonical correlation analysis", ICML
+            2013), or `frobenius`, the root of the sum of their squares, which needs triangular solves only.
+        ridge: r.
+        relative: whether r is a multiple of the mean eigenvalue of each view. Then the term does not change when
+            outputs are scaled; otherwise growing them is a way to a larger value.
+
+    Example:
+        ```python
+        >>> rows = torch.eye(4)[:, :2]
+        >>> round(canonical_correlation(rows, rows, kind="nuclear").item(), 3)
+        2.0
+
+        ```
+    """
+    audio, visual = _at_least_float32(audio), _at_least_float32(visual)
+    with torch.autocast(audio.device.type, enabled=False):
+        centred_audio, centred_visual = audio - audio.mean(dim=0), visual - visual.mean(dim=0)
+        factor_audio = _cholesky(centred_audio, audio, ridge, relative)
+        factor_visual = _cholesky(centred_visual, visual, ridge, relative)
+        cross = centred_audio.T @ centred_visual / len(audio)
+        left = torch.linalg.solve_triangular(factor_audio, cross, upper=False)
+        # Equal to T up to rotations from both sides, which change no singular value.
+        rotated = torch.linalg.solve_triangular(factor_visual, left.T, upper=False)
+        if kind == "frobenius":
+            return torch.linalg.vector_norm(rotated)
+        if kind == "nuclear":
+            values = torch.linalg.svdvals(rotated)
+            # A null direction has no correlation, and its singular vectors no meaning: it must not send a gradient.
+            threshold = max(rotated.shape) * torch.finfo(values.dtype).eps
+            return torch.where(values > threshold, values, 0.0).sum()
+    raise ValueError(f"Correlation kind must be 'nuclear' or 'frobenius', got {kind!r}.")
+
+
+def discriminative_loss(
+    audio: Tensor,
+    visual: Tensor,
+    targets: Tensor,
+    known: Tensor | None = None,
+    *,
+    kind: DiscriminativeKind = "row_norm",
+) -> Tensor:
+    r"""How far the implicit outputs are from the label vectors, a scalar.
+
+    `frobenius` is the paper's $\frac1n \|A - Y\|_F + \frac1n \|V - Y\|_F$, which falls like $n^{-1/2}$ as the batch
+    grows; `row_norm` is the mean over rows of $\|a_i - y_i\|$, plus that of the visual rows, which does not.
+
+    Args:
+        audio: outputs `(n, C)`.
+        visual: outputs `(n, C)`.
+        targets: label vectors `(n, C)`.
+        known: `(n,)`, False for clips that nobody annotated: they count neither in the norm nor in n.
+        kind: `frobenius` or `row_norm`.
+    """
+    known = torch.ones(len(audio), dtype=torch.bool, device=audio.device) if known is None else known
+    count = known.sum().clamp_min(1)
+
+    def distance(outputs: Tensor) -> Tensor:
+        residual = torch.where(known.unsqueeze(1), _at_least_float32(outputs) - targets, 0.0)
+        if kind == "frobenius":
+            return torch.linalg.vector_norm(residual) / count
+        if kind == "row_norm":
+            return torch.linalg.vector_norm(residual, dim=1).sum() / count
+        raise ValueError(f"Discriminative kind must be 'frobenius' or 'row_norm', got {kind!r}.")
+
+    return distance(audio) + distance(visual)
+
+
+def orthogonality_loss(
+    audio_explicit: Tensor,
+    audio_implicit: Tensor,
+    visual_explicit: Tensor,
+    visual_implicit: Tensor,
+    *,
+    kind: OrthogonalityKind = "scale_free",
+) -> Tensor:
+    r"""How much the two subspaces repeat each other, a scalar.
+
+    $$\|Q_{ex}^{a\prime} Q_{im}^a\|_F^2 + \|Q_{ex}^{v\prime} Q_{im}^v\|_F^2 + \|Q_{im}^{a\prime} Q_{im}^v\|_F^2$$
+
+    Args:
+        audio_explicit: outputs `(n, k)`.
+        audio_implicit: outputs `(n, C)`.
+        visual_explicit: outputs `(n, k)`.
+        visual_implicit: outputs `(n, C)`.
+        kind: `paper`, as printed, which grows with $n^2$; `batch`, over $n^2$; `scale_free`, of centred outputs and
+            over the product of their squared norms, each term in [0, 1]: it can only be met by turning the subspaces
+            away from each other, where `batch` is met by shrinking the explicit one, to whose scale a correlation is
+            blind.
+    """
+    pairs = (
+        (audio_explicit, audio_implicit),
+        (visual_explicit, visual_implicit),
+        (audio_implicit, visual_implicit),
+    )
+    terms = [_overlap(_at_least_float32(left), _at_least_float32(right), kind) for left, right in pairs]
+    return torch.stack(terms).sum()
+
+
+def _overlap(left: Tensor, right: Tensor, kind: OrthogonalityKind) -> Tensor:
+    with torch.autocast(left.device.type, enabled=False):
+        if kind == "paper":
+            return (left.T @ right).square().sum()
+        if kind == "batch":
+            return (left.T @ right / len(left)).square().sum()
+        if kind == "scale_free":
+            left, right = (rows - rows.mean(dim=0) for rows in (left, right))
+            size = left.square().sum() * right.square().sum()
+            return (left.T @ right).square().sum() / size.clamp_min(torch.finfo(size.dtype).tiny)
+    raise ValueError(f"Orthogonality kind must be 'paper', 'batch' or 'scale_free', got {kind!r}.")
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _cholesky(centred: Tensor, rows: Tensor, ridge: float, relative: bool) -> Tensor:
+    """Cholesky factor of S + rI, with as much more on the diagonal as rounding asks for.
+
+    A batch with fewer rows than columns has a singular S, and rounding can make it slightly indefinite: a multiple of
+    its trace at the level of rounding repairs that. Rows that are all alike leave nothing but the rounding of their
+    mean, which must not pass for a direction: hence the multiple of the mean square of the rows themselves.
+    """
+    covariance = centred.T @ centred / len(centred)
+    eps = torch.finfo(covariance.dtype).eps
+    trace = covariance.diagonal().sum().detach()
+    floor = 4 * eps * trace + (4 * eps) ** 2 * rows.detach().square().mean() + torch.finfo(covariance.dtype).tiny
+    mean_eigenvalue = covariance.diagonal().mean() if relative else 1.0
+    diagonal = (ridge * mean_eigenvalue + floor).expand(len(covariance))
+    # No check of the outcome: it would wait for the device in every step, and a NaN shows in the loss.
+    return torch.linalg.cholesky_ex(covariance + torch.diag_embed(diagonal)).L

@@ -1,0 +1,189 @@
+"""The contract of learning: what trainer, evaluation, index and app know of a system, and all they know."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_dualspace import CrossModalConfig
+from .distributed import gather_named_rows
+from .moments import check_finite
+
+Batch = dict[str, Tensor]
+"""`index` `(n,)`, `audio_features` and `visual_features` `(n, d)`, `labels` `(n,)` or `(n, C)`; what does not apply is
+absent."""
+
+
+@dataclass
+class CrossModalOutput(ModelOutput):
+    """What `forward` returns; None where it does not apply.
+
+    Args:
+        loss: weighted sum of the terms, of the global batch.
+        terms: each term by its name, before its weight.
+        audio_embeds: `(n, d)` of unit length, compared by cosine.
+        visual_embeds: `(n, d)` of unit length.
+    """
+
+    loss: Tensor | None = None
+    terms: dict[str, Tensor] | None = None
+    audio_embeds: Tensor | None = None
+    visual_embeds: Tensor | None = None
+
+
+class CrossModalModel(PreTrainedModel):
+    """A system that embeds sound and sight in one space.
+
+    A subclass says how by `encode` and `objective` (what is learnt by gradient), `prepare` and `finish` (what is fitted
+    in closed form before and after), and `get_audio_embeds` and `get_visual_embeds`. A data pass, as `prepare` and
+    `finish` take it, can be iterated again and again, and gives every row of this process's shard once, in order.
+    """
+
+    config_class = CrossModalConfig
+    config: CrossModalConfig
+    base_model_prefix = "model"
+    main_input_name = "audio_features"
+    # The loss is that of the global batch. The stock Trainer must not rescale it by a count of items.
+    accepts_loss_kwargs = False
+
+    uses_labels: ClassVar[bool] = True
+    """False where no label is read: the trainer then drops them from every batch."""
+
+    def __init__(self, config: CrossModalConfig):
+        config.validate()
+        super().__init__(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, also when it has no parameters but fitted buffers only."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the parameters, or of the buffers where a closed form has nothing else."""
+        return next(tensor.dtype for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """A weight for a named term; 1 where absent."""
+        return self.config.loss_weights
+
+    def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
+        """Embeddings `(n, d)` of unit length of audio features `(n, audio_dim)`; raises while unfitted."""
+        raise NotImplementedError
+
+    def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
+        """Embeddings `(n, d)` of unit length of visual features `(n, visual_dim)`; raises while unfitted."""
+        raise NotImplementedError
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `finish` has run, here or before the weights were saved."""
+        return True
+
+    def prepare(self, data: Iterable[Batch]) -> None:
+        """Fits what must stand before the first step: statistics, a first stage, a graph."""
+
+    def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
+        """This process's rows, as named tensors: all that `objective` will see, once gathered."""
+        raise NotImplementedError
+
+    def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
+        """The named loss terms of the global batch."""
+        raise NotImplementedError
+
+    def finish(self, data: Iterable[Batch], validation: Iterable[Batch] | None = None) -> None:
+        """Fits what is a closed form of the outputs, before every scoring; may be called again and again."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        audio_features: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        player: str = "model",
+        progress: float = 1.0,
+        **extra,
+    ) -> CrossModalOutput:
+        """The loss of a batch of pairs, or the embeddings of one modality.
+
+        With both modalities: the loss and its terms, over the rows of all processes; and the embeddings too in `eval`
+        mode, once fitted. With one: its embeddings, None while unfitted.
+
+        Args:
+            audio_features: `(n, audio_dim)`, raw.
+            visual_features: `(n, visual_dim)`, raw, row by row the pairs of `audio_features`.
+            labels: classes `(n,)`, negative where unknown, or memberships `(n, num_labels)`, NaN where unknown.
+            player: who learns from this batch; see `CrossModalConfig.turns`.
+            progress: how much of training is done, 0 to 1.
+            extra: further columns of the batch (`index`).
+        """
+        given = {"audio_features": audio_features, "visual_features": visual_features, "labels": labels, **extra}
+        batch = {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
+        if audio_features is None and visual_features is None:
+            raise ValueError("Nothing to embed: pass `audio_features`, `visual_features` or both.")
+        output: dict[str, Any] = {}
+        if audio_features is not None and visual_features is not None:
+            self._check_pairs(batch)
+            terms = self.objective(gather_named_rows(self.encode(batch, player)), player, progress)
+            weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
+            output |= {"terms": terms, "loss": torch.stack(weighted).sum() if weighted else None}
+        if not self.training or not output:
+            output["audio_embeds"] = self._embeds_or_none(self.get_audio_embeds, audio_features)
+            output["visual_embeds"] = self._embeds_or_none(self.get_visual_embeds, visual_features)
+        return CrossModalOutput(**output)
+
+    def _embeds_or_none(self, embed, features: Tensor | None) -> Tensor | None:
+        return embed(features) if features is not None and self.fitted else None
+
+    @staticmethod
+    def _check_pairs(batch: Batch) -> None:
+        audio, visual = len(batch["audio_features"]), len(batch["visual_features"])
+        if audio != visual:
+            raise ValueError(
+                f"Audio and visual rows must pair up: {audio} against {visual}. Drop the unpaired clips; to embed "
+                "them, pass one modality at a time."
+            )
+
+    def _check_features(self, features: Tensor, width: int, name: str) -> Tensor:
+        if features.ndim != 2 or features.shape[1] != width:
+            raise ValueError(
+                f"Expected {name} features of shape (n, {width}), got {tuple(features.shape)}. Pool frames into one "
+                f"vector a clip, or set `{name}_dim` in the config to the width of your features."
+            )
+        if not features.is_floating_point():
+            raise ValueError(f"Expected {name} features of a floating type, got {features.dtype}: call `.float()`.")
+        return features
+
+    def _check_embeddable(self, features: Tensor, width: int, name: str) -> Tensor:
+        if not self.fitted:
+            raise RuntimeError(
+                f"This {type(self).__name__} is not fitted yet, so it has no common space: call "
+                "`model.finish(batches)` with the training batches first, or load a model that was saved after it."
+            )
+        self._check_features(features, width, name)
+        # In a compiled graph a look at the values would break it.
+        if not torch.compiler.is_compiling():
+            check_finite(features, name)
+        return features
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout, batch statistics and gradients; the mode is put back afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)

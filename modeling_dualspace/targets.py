@@ -1,0 +1,62 @@
+"""Labels as targets: one row of class membership a clip, and which rows are known at all."""
+
+import torch
+from torch import Tensor
+
+UNKNOWN = -100
+"""The class of a clip that nobody annotated, as in transformers. Every negative class, and NaN, means the same."""
+
+
+def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
+    """Targets `(n, num_labels)` of 0 and 1 as float32, and `known` `(n,)`: False where a clip has no annotation.
+
+    Args:
+        labels: classes `(n,)` as integers, unknown where negative; or memberships `(n, num_labels)`, unknown where the
+            row holds a NaN. A row of zeros is known to belong to none of the classes.
+        num_labels: how many classes there are.
+
+    Example:
+        ```python
+        >>> label_targets(torch.tensor([1, -100]), 2)
+        (tensor([[0., 1.],
+                [0., 0.]]), tensor([ True, False]))
+
+        ```
+    """
+    if labels.ndim == 1:
+        known = labels >= 0
+        return (labels.unsqueeze(1) == torch.arange(num_labels, device=labels.device)).float(), known
+    known = ~labels.isnan().any(dim=1)
+    return torch.where(known.unsqueeze(1), labels, 0.0).float(), known
+
+
+def check_labels(labels: Tensor, num_labels: int, rows: int, first_row: int = 0) -> None:
+    """Raises unless `labels` are `rows` classes below `num_labels`, or as many rows of memberships.
+
+    Args:
+        labels: as for `label_targets`.
+        num_labels: how many classes there are.
+        rows: how many clips they belong to.
+        first_row: number of the first row in its split, for the message.
+    """
+    if len(labels) != rows:
+        raise ValueError(f"Labels and clips must pair up: {len(labels)} labels came for {rows} clips.")
+    if labels.ndim == 1:
+        if labels.is_floating_point():
+            raise ValueError(f"Labels of shape (n,) must be integers (classes), got {labels.dtype}.")
+        wrong = labels >= num_labels
+        problem = f"classes must lie in 0..{num_labels - 1}, negative where unknown"
+    elif labels.ndim == 2 and labels.shape[1] == num_labels:
+        wrong = ((labels != 0) & (labels != 1) & ~labels.isnan()).any(dim=1)
+        problem = "memberships must be 0 or 1, NaN where unknown"
+    else:
+        raise ValueError(
+            f"Labels must be classes of shape (n,) or memberships of shape (n, {num_labels}), got "
+            f"{tuple(labels.shape)}. Set `num_labels` in the config to the number of classes."
+        )
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"Bad label in row {first_row + row}: {problem}, got {labels[row].tolist()}. "
+            "Set `num_labels` in the config to the number of classes, or mend the row."
+        )
