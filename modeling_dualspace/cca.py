@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .moments import Covariances
 
@@ -181,6 +182,12 @@ class CanonicalLayer(KeepsFloat32):
         if not self._fitted:
             self._fitted = bool(self.fitted_flag.item())
         return self._fitted
+
+    def reset(self) -> None:
+        """Forgets the directions, as `_init_weights` of a model asks for."""
+        for buffer in self.buffers():
+            init.zeros_(buffer)
+        self._fitted = False
 
     @torch.no_grad()
     def set(self, directions: Directions, power: float = 0.0) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -44,7 +44,7 @@ class CrossModalConfig(PreTrainedConfig):
     """
 
     model_type = "dualspace_system"
-    keys_to_ignore_at_inference = ("terms",)
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["terms"]
 
     audio_dim: int = 128
     visual_dim: int = 1024

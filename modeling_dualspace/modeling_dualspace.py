@@ -133,8 +133,7 @@ class DualSubspaceModel(CrossModalModel):
             init.zeros_(module.mean)
             init.ones_(module.scale)
         elif isinstance(module, CanonicalLayer):
-            for buffer in module.buffers():
-                init.zeros_(buffer)
+            module.reset()
 
     @property
     def uses_labels(self) -> bool:  # type: ignore[override]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_CHUNK_SCORES = 2**22
+_CHUNK_SCORES = 2**18
 """Queries are ranked in chunks of about this many scores, which bounds memory."""
 
 
@@ -21,25 +21,62 @@ def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
     Example:
         ```python
         >>> average_precision(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 0, 1]]))
-        tensor([0.8333])
+        tensor([0.8333], dtype=torch.float64)
 
         ```
     """
-    scores, order = scores.sort(dim=1, descending=True)
-    hits = relevant.gather(1, order).to(torch.float64 if scores.device.type != "mps" else torch.float32)
-    items = scores.shape[1]
-    position = torch.arange(items, device=scores.device).expand_as(order)
-    changes = scores[:, 1:] != scores[:, :-1]
-    edge = torch.ones_like(order[:, :1], dtype=torch.bool)
-    first = torch.where(torch.cat([edge, changes], 1), position, 0).cummax(dim=1).values
-    last = torch.where(torch.cat([changes, edge], 1), position, items - 1).flip(1).cummin(dim=1).values.flip(1)
-    found = torch.nn.functional.pad(hits.cumsum(dim=1), (1, 0))
-    before = found.gather(1, first)
-    tied_hits, tied = found.gather(1, last + 1) - before, last - first + 1
-    rank_in_tie = position - first
-    expected = before + 1 + rank_in_tie * (tied_hits - 1) / (tied - 1).clamp_min(1)
-    precision = tied_hits / tied * expected / (position + 1)
-    return (precision.sum(dim=1) / found[:, -1]).to(scores.dtype)
+    rows, items = scores.shape
+    ordered = _sorted(_keys(scores, relevant))
+    hits, value = ordered & 1, ordered >> 1
+    # Tied items form one group; an item that is tied with none is a group of its own. Groups lie end to end over all
+    # queries, so that running sums over everything give the hits of each.
+    starts = torch.ones(rows, items, dtype=torch.bool, device=ordered.device)
+    starts[:, 1:] = value[:, 1:] != value[:, :-1]
+    first = starts.flatten().nonzero().squeeze(1)
+    end = torch.cat([first[1:], first.new_tensor([rows * items])])
+    found = torch.nn.functional.pad(hits.flatten().cumsum(0), (1, 0))
+    with_hits = found[end] > found[first]
+    first, end = first[with_hits], end[with_hits]
+    query = first // items
+    before = found[first] - found[query * items]
+    result = torch.zeros(rows, dtype=torch.float64, device=ordered.device)
+    result.index_add_(0, query, _tied_precision(first - query * items, end - first, found[end] - found[first], before))
+    return result / hits.sum(dim=1)
+
+
+def _keys(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Float64 numbers that sort like falling float32 scores, with relevance in the lowest bit.
+
+    A float32 leaves 29 bits of a float64 unused, so the bit moves no score past another, and what comes out of a sort
+    of the numbers alone needs no second look-up by an order of indices.
+    """
+    if scores.device.type == "mps":  # which has no float64
+        scores, relevant = scores.cpu(), relevant.cpu()
+    # 0 - x and not -x: the two zeros must tie.
+    falling = (0.0 - scores.float()).double()
+    return (falling.view(torch.int64) | relevant.to(torch.int64)).view(torch.float64)
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    """Each row of keys in order, as int64; NumPy's sort takes a tenth of the time of torch's on a CPU."""
+    if keys.device.type == "cpu":
+        keys.numpy().sort(axis=1)
+        return keys.view(torch.int64)
+    return keys.sort(dim=1).values.view(torch.int64)
+
+
+def _tied_precision(position: Tensor, size: Tensor, hits: Tensor, before: Tensor) -> Tensor:
+    r"""Expected sum of precisions over the relevant items of groups of ties.
+
+    Of g items from position p (counted from 0) on, r are relevant: $\frac rg \sum_{j=0}^{g-1}
+    \frac{R + 1 + js}{p + 1 + j}$ with $s = \frac{r-1}{g-1}$, a sum of harmonic numbers.
+    """
+    harmonic = torch.arange(1, int((position + size).max()) + 1 if len(position) else 1, device=position.device)
+    harmonic = torch.nn.functional.pad(harmonic.double().reciprocal().cumsum(0), (1, 0))
+    # Alone, an item needs no difference of two large numbers.
+    span = torch.where(size == 1, 1 / (position + 1).double(), harmonic[position + size] - harmonic[position])
+    step = (hits - 1) / (size - 1).clamp_min(1)
+    return hits / size * ((before + 1) * span + step * (size - (position + 1) * span))
 
 
 def summed_average_precision(
@@ -56,7 +93,7 @@ def summed_average_precision(
         chunk = slice(start, start + step)
         relevant = _relevance(query_targets[chunk], gallery_targets)
         precision = average_precision(queries[chunk] @ gallery.T, relevant)
-        scored = precision[~precision.isnan()].double().cpu()
+        scored = precision[~precision.isnan()].cpu()
         result += torch.stack([scored.sum(), torch.tensor(float(len(scored)), dtype=torch.float64)])
     return result
 

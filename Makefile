@@ -1,0 +1,19 @@
+# The two commands: `make demo` and `make test`. Both make .venv first, once; see .ci/environment.
+.PHONY: demo test test-all lint environment
+
+demo: environment
+	@.venv/bin/dualspace demo
+
+test: environment
+	@.venv/bin/python -m pytest -q -m "not slow" $(PYTEST)
+
+test-all: environment
+	@.venv/bin/python -m pytest -q $(PYTEST)
+
+lint: environment
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+environment:
+	@sh .ci/environment

@@ -1,0 +1,124 @@
+"""The default fusion is no worse than the better of the two subspaces, whichever of them is noise.
+
+    python benchmarks/fusion.py [--quick] [--check]
+
+Fixed toys stand for the outputs of trained towers: 10 classes, 2,000 training clips, 500 for validation, 1,000 for
+test. In (i) the explicit outputs are noise, in (ii) they correlate pairs by something that has nothing to do with the
+class, in (iii) the implicit ones are noise. Each comes twice: with implicit outputs that are as good on the training
+split as elsewhere, and with ones that have learnt its labels by heart, as trained towers do. Printed is the MAP on
+test, the mean of both directions, over five seeds (`--quick`: two); goal: within .01 of the better half on each.
+"""
+
+import statistics
+import sys
+
+import torch
+from harness import parse, report
+from torch import Tensor
+
+from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
+from modeling_dualspace.ranking import summed_average_precision
+
+CLASSES = WIDTH = 10
+SPLITS = {"train": 2000, "validation": 500, "test": 1000}
+TOYS = {
+    "i": "explicit is noise",
+    "ii": "explicit correlates pairs by something else",
+    "iii": "implicit is noise",
+}
+FUSIONS = {
+    "explicit": {"variant": "explicit"},
+    "implicit": {"variant": "implicit"},
+    "cca": {"fusion": "cca"},
+    "default": {},
+}
+
+
+def outputs(toy: str, rows: int, by_heart: bool, draw: torch.Generator, world: torch.Generator) -> dict[str, Tensor]:
+    """Outputs of both towers, explicit and implicit side by side, as a batch of features."""
+
+    def noise(width: int = WIDTH) -> Tensor:
+        return torch.randn(rows, width, generator=draw)
+
+    labels = torch.arange(rows) % CLASSES
+    onehot = torch.eye(CLASSES)[labels]
+    pair, batch = noise(), {"labels": labels}
+    prototypes = torch.randn(CLASSES, WIDTH, generator=world)
+    for name in ("audio_features", "visual_features"):
+        mix = torch.randn(WIDTH, WIDTH, generator=world) / WIDTH**0.5
+        if toy == "i":
+            explicit = noise()
+        elif toy == "ii":
+            explicit = (pair + 0.3 * noise()) @ mix
+        else:
+            explicit = (prototypes[labels] + 0.5 * pair + 0.7 * noise()) @ mix
+        implicit = 0.5 * noise() if toy == "iii" else onehot + 0.5 * noise()
+        if by_heart:
+            implicit = onehot + 0.05 * noise()
+        batch[name] = torch.cat([explicit, implicit], dim=1)
+    return batch
+
+
+def passes_through(**settings) -> DualSubspaceModel:
+    """A model whose towers hand on what they are given: the first columns are explicit, the last implicit."""
+    model = DualSubspaceModel(
+        DualSubspaceConfig(
+            audio_dim=2 * WIDTH, visual_dim=2 * WIDTH, audio_hidden=[], visual_hidden=[], num_labels=CLASSES,
+            feature_scaling="none", **settings,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for towers in (model.audio_towers, model.visual_towers):
+            both = torch.cat([towers.explicit[-1].weight, towers.implicit[-1].weight])
+            for tower, part in ((towers.explicit, slice(0, WIDTH)), (towers.implicit, slice(WIDTH, 2 * WIDTH))):
+                tower[-1].weight.copy_(torch.eye(len(both))[part])
+                tower[-1].bias.zero_()
+    return model
+
+
+@torch.no_grad()
+def fused_map(toy: str, by_heart: bool, seed: int, settings: dict) -> float:
+    """MAP on test of one fusion, fitted on train and chosen on validation."""
+    draw = torch.Generator().manual_seed(seed)
+    data = {
+        split: outputs(toy, rows, by_heart and split == "train", draw, torch.Generator().manual_seed(seed))
+        for split, rows in SPLITS.items()
+    }
+    model = passes_through(**settings)
+    model.finish([data["train"]], [data["validation"]])
+    test, targets = data["test"], torch.eye(CLASSES)[data["test"]["labels"]]
+    audio = model.get_audio_embeds(test["audio_features"])
+    visual = model.get_visual_embeds(test["visual_features"])
+    both = [summed_average_precision(*pair, targets, targets) for pair in ((audio, visual), (visual, audio))]
+    return statistics.mean((total / queries).item() for total, queries in both)
+
+
+def table(seeds: int) -> dict[str, dict[str, float]]:
+    """Mean MAP of every fusion on every toy."""
+    return {
+        f"{toy}{' by heart' if by_heart else ''}": {
+            name: statistics.mean(fused_map(toy, by_heart, seed, settings) for seed in range(seeds))
+            for name, settings in FUSIONS.items()
+        }
+        for toy in TOYS
+        for by_heart in (False, True)
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table."""
+    arguments = parse(__doc__, argv)
+    figures = table(2 if arguments.quick else 5)
+    print(f"{'toy':14}" + "".join(f"{name:>10}" for name in FUSIONS))
+    for toy, scores in figures.items():
+        print(f"{toy:14}" + "".join(f"{score:10.3f}" for score in scores.values()) + f"   {TOYS[toy.split()[0]]}")
+    goals = {
+        f"toy {toy}: default within .01 of the better half": scores["default"]
+        >= max(scores["explicit"], scores["implicit"]) - 0.01
+        for toy, scores in figures.items()
+    }
+    return report("fusion", figures, goals, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What every test may ask for: a fixed seed, a small trained model, tools beyond Python."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.utils import logging
+
+from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
+
+# Nothing in the suite may wait for a network that is not there.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+DEBIAN_PACKAGES = {"ffmpeg": "ffmpeg", "chromium": "chromium", "node": "nodejs"}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def needs_tool():
+    """`needs_tool("ffmpeg")`: its path; skips where it is absent, unless DUALSPACE_REQUIRE lists it: then it fails."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            message = f"`{name}` is not installed: on Debian, apt-get install {DEBIAN_PACKAGES[name]}"
+            if name in os.environ.get("DUALSPACE_REQUIRE", "").split(","):
+                pytest.fail(message)
+            pytest.skip(message)
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Real data: `$DUALSPACE_DATA`, then `../shared/data`; skips where neither is."""
+    for folder in (os.environ.get("DUALSPACE_DATA"), ROOT.parent / "shared" / "data"):
+        if folder and Path(folder).is_dir():
+            return Path(folder)
+    pytest.skip("real data is not here: set DUALSPACE_DATA to the folder that holds it")
+
+
+@pytest.fixture
+def warnings_logged(caplog):
+    """What transformers' logger, which is ours too, warned of: `.text`."""
+    logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        yield caplog
+    logging.disable_propagation()
+
+
+def tiny_config(**settings) -> DualSubspaceConfig:
+    """A dual model of a few hundred parameters."""
+    sizes = {"audio_dim": 6, "visual_dim": 8, "num_labels": 3, "embed_dim": 4, "explicit_dim": 4}
+    return DualSubspaceConfig(**sizes | {"audio_hidden": [16], "visual_hidden": [12, 16]} | settings)
+
+
+def tiny_batch(rows: int = 60, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Clips of three classes: both modalities see the class, and something of each other, through noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 3
+    latent = torch.randn(rows, 4, generator=generator) + 2 * torch.eye(4)[labels]
+    mix = torch.Generator().manual_seed(0)
+    audio, visual = (latent @ torch.randn(4, width, generator=mix) for width in (6, 8))
+    return {
+        "audio_features": 3 * (audio + 0.5 * torch.randn(audio.shape, generator=generator)) + 5,
+        "visual_features": visual + 0.5 * torch.randn(visual.shape, generator=generator),
+        "labels": labels,
+    }
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Sixty clips; see `tiny_batch`."""
+    return tiny_batch()
+
+
+@pytest.fixture
+def make_model():
+    """`make_model(alpha=1, ...)`: an untrained tiny model."""
+    return lambda **settings: DualSubspaceModel(tiny_config(**settings))
+
+
+@pytest.fixture
+def make_batch():
+    """`make_batch(rows, seed)`; see `tiny_batch`."""
+    return tiny_batch
+
+
+@pytest.fixture
+def fitted(make_model, batch) -> DualSubspaceModel:
+    """A tiny model with statistics and fusion, in eval mode."""
+    model = make_model()
+    model.prepare([batch])
+    model.finish([batch], [batch])
+    return model.eval()

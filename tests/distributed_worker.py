@@ -1,0 +1,118 @@
+"""One of several processes: `python distributed_worker.py RANK WORLD FOLDER`, started by test_distributed.py.
+
+Everything is computed twice: by this process alone on the whole data, before the group exists, and by all on their
+shards.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_dualspace import ColumnMoments, DualSubspaceConfig, DualSubspaceModel, PairMoments
+from modeling_dualspace.distributed import gather_named_rows, gather_rows
+
+ROWS = 24
+# First rows of the second process: equal halves, unequal ones, and a first process with none.
+SPLITS = {"equal": 12, "unequal": 5, "one_empty": 0}
+OFFSETS = (0, 1_000_000)
+LOSSES = {
+    "default": {},
+    "paper": {"correlation": "nuclear", "discriminative": "frobenius", "orthogonality": "paper"},
+    "batch": {"orthogonality": "batch", "ridge_relative": False, "ridge": 1e-3},
+    "shared": {"variant": "shared", "normalization": "layer", "activation": "tanh"},
+    "explicit": {"variant": "explicit"},
+    "implicit": {"variant": "implicit"},
+}
+
+
+def clips(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Rows with an offset, a tenth of them unlabelled, classes of unequal size."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(ROWS) % 7).clamp_max(2)
+    labels[::10] = -100
+    return {
+        "audio_features": torch.randn(ROWS, 6, generator=generator).double(),
+        "visual_features": torch.randn(ROWS, 8, generator=generator).double(),
+        "labels": labels,
+    }
+
+
+def shard(data: dict[str, torch.Tensor], rank: int, first: int) -> dict[str, torch.Tensor]:
+    """The rows of one of two processes."""
+    part = slice(0, first) if rank == 0 else slice(first, None)
+    return {name: rows[part] for name, rows in data.items()}
+
+
+def make_model(**settings) -> DualSubspaceModel:
+    """A float64 model, the same in every process."""
+    torch.manual_seed(0)
+    sizes = {"audio_dim": 6, "visual_dim": 8, "num_labels": 3, "embed_dim": 4, "explicit_dim": 4}
+    hidden = {"audio_hidden": [16], "visual_hidden": [16]}
+    return DualSubspaceModel(DualSubspaceConfig(**sizes | hidden | {"alpha": 0.5, "beta": 0.3} | settings)).double()
+
+
+def gradient(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Loss of a batch, and its gradient as one vector."""
+    output = model(**batch)
+    output.loss.backward()
+    return [output.loss.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])]
+
+
+def moments_of(data: dict[str, torch.Tensor], offset: float) -> tuple[ColumnMoments, PairMoments]:
+    """Both accumulators, with weighted rows and a mean far from zero."""
+    targets = torch.nn.functional.one_hot(data["labels"].clamp_min(0), 3)
+    weights = 1 + (data["labels"] % 3)
+    audio, visual = data["audio_features"] + offset, data["visual_features"]
+    columns = ColumnMoments(6, "audio").update(audio)
+    return columns, PairMoments(6, 8, 3).update(audio, visual, targets, data["labels"] >= 0, weights)
+
+
+def said_by(columns: ColumnMoments, pairs: PairMoments) -> list[torch.Tensor]:
+    """Everything the accumulators say."""
+    return [columns.mean, columns.variance(), *pairs.covariances(0.3), pairs.class_weight, pairs.weight]
+
+
+def fitted(model: DualSubspaceModel, data, validation) -> torch.Tensor:
+    """Statistics, fusion and choice after both closed forms, as one vector."""
+    model.prepare([data])
+    model.finish([data], [validation])
+    choice = model.config.fusion_choice
+    numbers = [choice.get("cluster_weight", -1), choice.get("ridge", -1), choice["validation_map"]]
+    buffers = [buffer.flatten() for buffer in model.buffers()]
+    return torch.cat([*buffers, torch.tensor(numbers, dtype=torch.float64)])
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    """Writes what one process and what all of them computed."""
+    torch.set_num_threads(1)
+    data, validation = clips(), clips(seed=1)
+    one = {f"gradient/{name}": gradient(make_model(**settings), data) for name, settings in LOSSES.items()}
+    one |= {f"moments/{offset}": said_by(*moments_of(data, offset)) for offset in OFFSETS}
+    one["fit"] = fitted(make_model(), data, validation)
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    several = {}
+    for split, first in SPLITS.items():
+        mine = shard(data, rank, first)
+        gathered = gather_named_rows(mine)
+        several[f"{split}/gathered"] = torch.stack([(gathered[name] == data[name]).all() for name in data])
+        for name, settings in LOSSES.items():
+            model = DistributedDataParallel(make_model(**settings), broadcast_buffers=False)
+            several[f"{split}/gradient/{name}"] = gradient(model, mine)
+        for offset in OFFSETS:
+            reduced = (moments.all_reduce() for moments in moments_of(mine, offset))
+            several[f"{split}/moments/{offset}"] = said_by(*reduced)
+        several[f"{split}/fit"] = fitted(make_model(), mine, shard(validation, rank, first))
+    several["low_precision"] = gather_rows(torch.full((rank + 1, 2), float(rank), dtype=torch.bfloat16)).float()
+    torch.save({"one": one, "several": several}, folder / f"rank-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,120 @@
+"""On a GPU the same numbers come out, and a training step never waits for the host. Skipped where there is none."""
+
+import copy
+
+import pytest
+import torch
+
+from modeling_dualspace import PairMoments, canonical_correlation, canonical_directions
+from modeling_dualspace.ranking import average_precision
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+VARIANTS = ["dual", "explicit", "implicit", "shared"]
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+    """TensorFloat-32 keeps ten bits of a factor: it would hide what is compared here."""
+    torch.set_float32_matmul_precision("highest")
+
+
+def on_cuda(batch):
+    return {name: rows.cuda() for name, rows in batch.items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["frobenius", "nuclear"])
+def test_loss_and_gradient_are_those_of_the_cpu(make_model, batch, variant, kind):
+    model = make_model(variant=variant, correlation=kind, alpha=1.0)
+    model.prepare([batch])
+    twin = copy.deepcopy(model).cuda()
+    one, other = model(**batch), twin(**on_cuda(batch))
+    torch.testing.assert_close(other.loss.cpu(), one.loss, rtol=1e-4, atol=1e-5)
+    one.loss.backward()
+    other.loss.backward()
+    for here, there in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_fusion_and_embeddings_are_those_of_the_cpu(make_model, make_batch):
+    train, validation = make_batch(120), make_batch(60, seed=2)
+    model = make_model()
+    twin = copy.deepcopy(model).cuda()
+    model.prepare([train])
+    model.finish([train], [validation])
+    twin.prepare([train])  # batches may come from the host
+    twin.finish([on_cuda(train)], [validation])
+    assert twin.config.fusion_choice["candidate"] == model.config.fusion_choice["candidate"]
+    assert twin.config.fusion_choice["validation_map"] == pytest.approx(
+        model.config.fusion_choice["validation_map"], 1e-3
+    )
+    cosine = (
+        twin.get_audio_embeds(train["audio_features"].cuda()).cpu() * model.get_audio_embeds(train["audio_features"])
+    ).sum(1)
+    assert cosine.min() > 0.999
+
+
+def test_moments_and_directions_are_those_of_the_cpu():
+    audio, visual = torch.randn(5000, 30, dtype=torch.float64), torch.randn(5000, 50, dtype=torch.float64)
+    here = PairMoments(30, 50).update(audio, visual)
+    there = PairMoments(30, 50, device="cuda").update(audio.cuda(), visual.cuda())
+    torch.testing.assert_close(there.visual_scatter.cpu(), here.visual_scatter, rtol=1e-12, atol=1e-9)
+    one = canonical_directions(here.covariances(), 10).correlations
+    other = canonical_directions(there.covariances(), 10).correlations
+    torch.testing.assert_close(other.cpu(), one, rtol=1e-9, atol=1e-9)
+
+
+def test_average_precision_is_that_of_the_cpu():
+    scores, relevant = torch.randint(-5, 6, (20, 300)).float(), torch.rand(20, 300) < 0.2
+    torch.testing.assert_close(
+        average_precision(scores.cuda(), relevant.cuda()).cpu(), average_precision(scores, relevant)
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"variant": "explicit"}, {"orthogonality": "paper", "discriminative": "frobenius"}]
+)
+def test_a_step_never_waits_for_the_host(make_model, batch, settings):
+    model, batch = make_model(**settings).cuda(), on_cuda(batch)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for mode in ("default", "error"):
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            optimizer.zero_grad(set_to_none=True)
+            model(**batch).loss.backward()
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_can_be_captured_in_a_graph_and_replayed(make_model, batch):
+    model, batch = make_model().cuda(), on_cuda(batch)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(**batch).loss.backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    expected = model(**batch).loss.item()
+    model.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = model(**batch).loss
+        loss.backward()
+    graph.replay()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_bfloat16_and_autocast_keep_the_correlation_in_float32(make_model, batch):
+    model, batch = make_model().cuda(), on_cuda(batch)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        output = model(**batch)
+    assert output.loss.dtype == torch.float32 and torch.isfinite(output.loss)
+    rows = torch.randn(100, 5, device="cuda", dtype=torch.bfloat16)
+    assert canonical_correlation(rows, rows).dtype == torch.float32
+
+
+def test_a_compiled_step_is_that_of_the_model(make_model, batch):
+    model, batch = make_model().cuda(), on_cuda(batch)
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss, rtol=1e-4, atol=1e-5)

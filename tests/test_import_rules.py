@@ -1,0 +1,101 @@
+"""The rules of the house: who may import whom, what travels, and what an import costs."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "modeling_dualspace"
+
+# The rooms by ring. Imports go down or sideways, never up, never in a circle. A new file goes in here first.
+RINGS = [
+    {
+        "cca", "configuration_dualspace", "distributed", "fusion", "losses", "modeling_crossmodal",
+        "modeling_dualspace", "moments", "optional", "ranking", "targets",
+    },
+    set(),
+    set(),
+    {"__init__", "__main__", "cli", "demo"},
+]  # fmt: skip
+RING = {room: number for number, rooms in enumerate(RINGS) for room in rooms}
+RING_0_MAY_IMPORT = {"torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names
+# Never a literal import: these come through `optional.require`.
+OPTIONAL = {"av", "faiss", "gradio", "h5py", "librosa", "matplotlib", "pymilvus", "sklearn", "timm", "torchvision"}
+NOT_LOADED = {"librosa", "av", "datasets", "evaluate", "faiss", "gradio", "matplotlib"}
+
+
+def rooms() -> list[Path]:
+    """Every module of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """`baselines.cca` for baselines/cca.py."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Siblings and third parties a file names in import statements, wherever in the file they stand."""
+    siblings, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            siblings |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.split(".")[0])
+    return siblings, others
+
+
+def test_every_room_has_a_ring():
+    assert {name_of(path) for path in rooms()} == set(RING)
+
+
+@pytest.mark.parametrize("path", rooms(), ids=name_of)
+def test_imports_go_down_the_rings_only(path):
+    siblings, others = imports(path)
+    assert {room for room in siblings if RING[room] > RING[name_of(path)]} == set()
+    assert others & OPTIONAL == set()
+    if RING[name_of(path)] == 0:
+        assert others <= RING_0_MAY_IMPORT
+
+
+def test_no_circle_of_imports():
+    needs = {name_of(path): imports(path)[0] for path in rooms()}
+    done: set[str] = set()
+    while ready := {room for room, needed in needs.items() if room not in done and needed <= done}:
+        done |= ready
+    assert set(needs) - done == set()
+
+
+@pytest.mark.parametrize("room", sorted(RINGS[0]))
+def test_what_travels_imports_siblings_in_the_one_form_remote_code_carries(room):
+    text = (PACKAGE / f"{room}.py").read_text()
+    # The scan of remote code is a regular expression: it sees docstrings too.
+    for line in re.findall(r"^\s*(?:from\s+\.|import\s+\.).*$", text, re.MULTILINE):
+        assert re.fullmatch(r"\s*from \.[a-z_]+ import .+", line), line
+    assert "modeling_dualspace" not in imports(PACKAGE / f"{room}.py")[1]
+
+
+def test_scripts_import_the_package_and_third_parties_but_never_each_other():
+    for folder in ("training", "dataset_scripts", "benchmarks"):
+        assert not (ROOT / folder / "__init__.py").exists()
+    dependencies = {"accelerate", "datasets", "evaluate", "librosa", "numpy", "torch", "transformers"} | OPTIONAL
+    scripts = {path.stem: path for folder in ("training", "dataset_scripts") for path in (ROOT / folder).glob("*.py")}
+    assert scripts.keys() & dependencies == set()
+    for path in scripts.values():
+        siblings, others = imports(path)
+        assert siblings == set() and others & scripts.keys() == set()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import json, sys, modeling_dualspace; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    assert NOT_LOADED & set(modules) == set()

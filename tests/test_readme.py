@@ -1,0 +1,48 @@
+"""What README promises: its code runs, its paths and commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+
+
+def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["best"].shape == (300, 5)
+    assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
+
+
+def test_ci_calls_the_readme_s_test_command():
+    assert "make test   #" in README
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_a_document_names_exists(document):
+    text = document.read_text()
+    paths = re.findall(
+        r"\b(?:benchmarks|training|dataset_scripts|tests|modeling_dualspace)/[\w./-]+\.(?:py|yaml|md)", text
+    )
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    missing += [link for link in links if not (document.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_benchmark_is_in_the_readme():
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "harness.py"}
+    assert scripts == set(re.findall(r"benchmarks/(\w+\.py)", README))
