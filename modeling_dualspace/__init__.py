@@ -13,7 +13,8 @@ from .distributed import gather_rows
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
 from .modeling_crossmodal import CrossModalModel, CrossModalOutput
 from .modeling_dualspace import DualSubspaceModel
-from .moments import ColumnMoments, Covariances, PairMoments
+from .moments import ColumnMoments
+from .pair_moments import Covariances, PairMoments
 
 AutoConfig.register(DualSubspaceConfig.model_type, DualSubspaceConfig, exist_ok=True)
 AutoModel.register(DualSubspaceConfig, DualSubspaceModel, exist_ok=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .moments import Covariances
+from .pair_moments import Covariances
 
 
 class Directions(NamedTuple):

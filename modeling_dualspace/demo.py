@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .cca import CanonicalLayer, canonical_directions
 from .configuration_dualspace import DualSubspaceConfig
 from .modeling_dualspace import DualSubspaceModel
-from .moments import PairMoments
+from .pair_moments import PairMoments
 from .ranking import summed_average_precision
 from .targets import label_targets
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .cca import CanonicalLayer, Directions, canonical_directions
 from .configuration_dualspace import DualSubspaceConfig
 from .distributed import all_reduce_sum
-from .moments import Covariances, PairMoments
+from .pair_moments import Covariances, PairMoments
 from .ranking import summed_average_precision
 
 CLUSTER_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
@@ -97,7 +97,8 @@ def _best(candidates: list[Candidate], layer: CanonicalLayer, held_out: HeldOut)
     for candidate in candidates:
         layer.set(candidate.directions, candidate.power)
         scores.append(held_out_map(layer, held_out))
-    best = max(range(len(candidates)), key=scores.__getitem__)
+    # Sums of precisions depend on the order of addition: what differs by less than that is a tie, and the first stays.
+    best = max(range(len(candidates)), key=lambda candidate: round(scores[candidate], 9))
     record = candidates[best].record | {"validation_map": scores[best], "candidates": len(candidates)}
     return candidates[best]._replace(record=record)
 
@@ -129,7 +130,7 @@ def _explicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
 def _implicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
     # The outputs as they are: no mean is taken off, since they already stand for memberships of classes.
     width = config.implicit_dim
-    zeros = torch.zeros(width, dtype=train.audio_mean.dtype, device=train.audio_mean.device)
+    zeros = train.audio_scatter.new_zeros(width)
     identity = torch.diag_embed(zeros + 1)
     directions = Directions(zeros, identity, zeros, identity, zeros + 1)
     return Candidate(_padded(directions, config.explicit_dim, config), 0.0, {"candidate": "implicit"})

@@ -40,7 +40,7 @@ def canonical_correlation(
     """
     audio, visual = _at_least_float32(audio), _at_least_float32(visual)
     with torch.autocast(audio.device.type, enabled=False):
-        centred_audio, centred_visual = audio - audio.mean(dim=0), visual - visual.mean(dim=0)
+        centred_audio, centred_visual = _centred(audio), _centred(visual)
         factor_audio = _cholesky(centred_audio, audio, ridge, relative)
         factor_visual = _cholesky(centred_visual, visual, ridge, relative)
         cross = centred_audio.T @ centred_visual / len(audio)
@@ -51,9 +51,9 @@ def canonical_correlation(
             return torch.linalg.vector_norm(rotated)
         if kind == "nuclear":
             values = torch.linalg.svdvals(rotated)
-            # A null direction has no correlation, and its singular vectors no meaning: it must not send a gradient.
-            threshold = max(rotated.shape) * torch.finfo(values.dtype).eps
-            return torch.where(values > threshold, values, 0.0).sum()
+            # n centred rows span n - 1 directions. The rest are rounding: they have no correlation, and their singular
+            # vectors no meaning, so they must not send a gradient.
+            return values[: len(audio) - 1].sum()
     raise ValueError(f"Correlation kind must be 'nuclear' or 'frobenius', got {kind!r}.")
 
 
@@ -137,6 +137,12 @@ def _overlap(left: Tensor, right: Tensor, kind: OrthogonalityKind) -> Tensor:
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _centred(rows: Tensor) -> Tensor:
+    # Twice: the rounding of the first mean is relative to the mean, and rows that are all alike would share it.
+    rows = rows - rows.mean(dim=0)
+    return rows - rows.mean(dim=0)
 
 
 def _cholesky(centred: Tensor, rows: Tensor, ridge: float, relative: bool) -> Tensor:

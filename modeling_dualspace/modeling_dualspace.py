@@ -21,7 +21,8 @@ from .distributed import all_reduce_sum, gather_rows, process_index
 from .fusion import HeldOut, fit_fusion, reads_validation
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
 from .modeling_crossmodal import Batch, CrossModalModel
-from .moments import ColumnMoments, PairMoments
+from .moments import ColumnMoments
+from .pair_moments import PairMoments
 from .targets import check_labels, label_targets
 
 logger = logging.get_logger(__name__)
@@ -288,7 +289,7 @@ class DualSubspaceModel(CrossModalModel):
         if moments.rows == 0:
             raise ValueError("Cannot choose a fusion on an empty validation split: pass None where there is none.")
         # A process without rows still takes part, with none.
-        none = torch.zeros(0, len(moments.audio_mean), device=self.device)
+        none = torch.zeros(0, len(moments.audio_scatter), device=self.device)
         audio = torch.cat([none, *(audio.float() for audio, _, _ in outputs)])
         visual = torch.cat([none, *(visual.float() for _, visual, _ in outputs)])
         targets = self._relevance_targets(outputs)

@@ -26,6 +26,8 @@ def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
         ```
     """
     rows, items = scores.shape
+    if items == 0:
+        return torch.full((rows,), torch.nan, dtype=torch.float64, device=scores.device)
     ordered = _sorted(_keys(scores, relevant))
     hits, value = ordered & 1, ordered >> 1
     # Tied items form one group; an item that is tied with none is a group of its own. Groups lie end to end over all
@@ -33,7 +35,7 @@ def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
     starts = torch.ones(rows, items, dtype=torch.bool, device=ordered.device)
     starts[:, 1:] = value[:, 1:] != value[:, :-1]
     first = starts.flatten().nonzero().squeeze(1)
-    end = torch.cat([first[1:], first.new_tensor([rows * items])])
+    end = torch.cat([first, first.new_tensor([rows * items])])[1:]
     found = torch.nn.functional.pad(hits.flatten().cumsum(0), (1, 0))
     with_hits = found[end] > found[first]
     first, end = first[with_hits], end[with_hits]
@@ -53,7 +55,8 @@ def _keys(scores: Tensor, relevant: Tensor) -> Tensor:
     if scores.device.type == "mps":  # which has no float64
         scores, relevant = scores.cpu(), relevant.cpu()
     # 0 - x and not -x: the two zeros must tie.
-    falling = (0.0 - scores.float()).double()
+    largest = torch.finfo(torch.float32).max  # an infinity with a bit set would be no number
+    falling = (0.0 - scores.float().clamp(-largest, largest)).double()
     return (falling.view(torch.int64) | relevant.to(torch.int64)).view(torch.float64)
 
 
@@ -71,6 +74,8 @@ def _tied_precision(position: Tensor, size: Tensor, hits: Tensor, before: Tensor
     Of g items from position p (counted from 0) on, r are relevant: $\frac rg \sum_{j=0}^{g-1}
     \frac{R + 1 + js}{p + 1 + j}$ with $s = \frac{r-1}{g-1}$, a sum of harmonic numbers.
     """
+    # Whole numbers divided by whole numbers would come out as float32.
+    hits, before = hits.double(), before.double()
     harmonic = torch.arange(1, int((position + size).max()) + 1 if len(position) else 1, device=position.device)
     harmonic = torch.nn.functional.pad(harmonic.double().reciprocal().cumsum(0), (1, 0))
     # Alone, an item needs no difference of two large numbers.
@@ -92,10 +97,18 @@ def summed_average_precision(
     for start in range(0, len(queries), step):
         chunk = slice(start, start + step)
         relevant = _relevance(query_targets[chunk], gallery_targets)
-        precision = average_precision(queries[chunk] @ gallery.T, relevant)
+        precision = average_precision(_similarity(queries[chunk], gallery), relevant)
         scored = precision[~precision.isnan()].cpu()
         result += torch.stack([scored.sum(), torch.tensor(float(len(scored)), dtype=torch.float64)])
     return result
+
+
+def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
+    # In float64, then rounded: products in float32 differ in the last bit by where a row lies, and rows that are all
+    # alike would be ranked by that instead of tying.
+    if queries.device.type == "mps":
+        return queries @ gallery.T
+    return (queries.double() @ gallery.double().T).float()
 
 
 def _relevance(queries: Tensor, gallery: Tensor) -> Tensor:

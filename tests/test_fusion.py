@@ -8,7 +8,7 @@ import torch
 
 from modeling_dualspace.cca import CanonicalLayer
 from modeling_dualspace.fusion import HeldOut, fit_fusion, held_out_map, reads_validation
-from modeling_dualspace.moments import PairMoments
+from modeling_dualspace.pair_moments import PairMoments
 
 TOYS = ["i", "ii", "iii"]
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "modeling_dualspace"
 RINGS = [
     {
         "cca", "configuration_dualspace", "distributed", "fusion", "losses", "modeling_crossmodal",
-        "modeling_dualspace", "moments", "optional", "ranking", "targets",
+        "modeling_dualspace", "moments", "optional", "pair_moments", "ranking", "targets",
     },
     set(),
     set(),
@@ -46,7 +46,8 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
         if isinstance(node, ast.Import):
             others |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            siblings |= {node.module} if node.module else {alias.name for alias in node.names}
+            names = {alias.name if alias.name in RING else "__init__" for alias in node.names}
+            siblings |= {node.module} if node.module else names
         elif isinstance(node, ast.ImportFrom):
             others.add(node.module.split(".")[0])
     return siblings, others

@@ -18,6 +18,7 @@ TRAVELS = {
     "modeling_crossmodal.py",
     "modeling_dualspace.py",
     "moments.py",
+    "pair_moments.py",
     "ranking.py",
     "targets.py",
 }
