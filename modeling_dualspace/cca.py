@@ -7,6 +7,7 @@ $$T = (S_{aa} + rI)^{-1/2} S_{av} (S_{vv} + rI)^{-1/2} = U \Sigma V' \qquad
 econometrics of joint production", 1976.) Which covariances go in decides which method comes out: see `PairMoments`.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -94,8 +95,10 @@ def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0,
     """
     if dim < 1:
         raise ValueError(f"At least one direction must be asked for, got {dim}.")
-    if ridge < 0:
-        raise ValueError(f"A ridge cannot be negative, got {ridge}.")
+    if not 0 <= ridge < math.inf:
+        raise ValueError(f"A ridge must be a finite number of at least 0, got {ridge}.")
+    if not all(torch.isfinite(tensor).all() for tensor in covariances):
+        raise ValueError("Covariances must be finite: the rows they are of hold numbers too large to be squared.")
     audio = add_ridge(covariances.audio, ridge, relative)
     visual = add_ridge(covariances.visual, ridge, relative)
     white_audio, white_visual = whitening(audio), whitening(visual)
@@ -187,6 +190,11 @@ class CanonicalLayer(KeepsFloat32):
         """Forgets the directions, as `_init_weights` of a model asks for."""
         for buffer in self.buffers():
             init.zeros_(buffer)
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts as unfitted from now on: what the directions were fitted to is no longer there."""
+        self.fitted_flag.zero_()
         self._fitted = False
 
     @torch.no_grad()
@@ -218,7 +226,10 @@ class CanonicalLayer(KeepsFloat32):
 
     def _embed(self, rows: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
-            return nn.functional.normalize((rows.to(mean.dtype) - mean) @ weights, dim=1)
+            variates = (rows.to(mean.dtype) - mean) @ weights
+            # By the largest first: the square of a large number may not be one any more, nor that of a small one.
+            largest = variates.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(variates.dtype).tiny)
+            return nn.functional.normalize(variates / largest, dim=1)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         self._fitted = False

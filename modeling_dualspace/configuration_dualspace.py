@@ -1,6 +1,7 @@
 """Configurations: typed, validated, and closed against misspelt keys."""
 
 import difflib
+import math
 from dataclasses import field, fields
 from typing import Any, ClassVar, Literal
 
@@ -56,15 +57,29 @@ class CrossModalConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         self._refuse_unknown_keys(kwargs)
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {int(index): str(name) for name, index in self.label2id.items()}
+        count = kwargs.get("num_labels")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"`num_labels` must be a whole number of at least 1, got {count!r}.")
         if self.id2label is None:
-            kwargs.setdefault("num_labels", 10)
-            if kwargs["num_labels"] < 1:
-                raise ValueError(f"`num_labels` must be at least 1, got {kwargs['num_labels']}.")
-        elif kwargs.get("num_labels") not in (None, len(self.id2label)):
-            raise ValueError(f"`num_labels` is {kwargs['num_labels']}, `id2label` names {len(self.id2label)} classes.")
+            kwargs["num_labels"] = count or 10
+        else:
+            self._check_class_names(self.id2label, count)
         super().__post_init__(**kwargs)
-        if self.label2id is None and self.id2label is not None:
-            self.label2id = {str(name): int(index) for index, name in self.id2label.items()}
+        names = {str(name): int(index) for index, name in (self.id2label or {}).items()}
+        if self.label2id not in (None, names):
+            raise ValueError(f"`label2id` and `id2label` disagree: {self.label2id} against {self.id2label}.")
+        self.label2id = names
+
+    @staticmethod
+    def _check_class_names(names: dict[Any, str], count: int | None) -> None:
+        if count not in (None, len(names)):
+            raise ValueError(f"`num_labels` is {count}, `id2label` names {len(names)} classes.")
+        if sorted(map(int, names)) != list(range(len(names))) or not names:
+            raise ValueError(f"`id2label` must name the classes 0, 1, 2 ... without a gap, got {list(names)}.")
+        if len(set(names.values())) < len(names):
+            raise ValueError(f"`id2label` must give every class a name of its own, got {list(names.values())}.")
 
     def _refuse_unknown_keys(self, keys: dict[str, Any]) -> None:
         known = {entry.name for entry in fields(self)} | _KEYS_OF_TRANSFORMERS
@@ -78,6 +93,16 @@ class CrossModalConfig(PreTrainedConfig):
         for name in ("audio_dim", "visual_dim", "embed_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+    def validate_loss_weights(self) -> None:
+        """Finite weights of at least 0."""
+        for term, weight in self.loss_weights.items():
+            _check_weight(f"loss_weights[{term!r}]", weight)
+
+
+def _check_weight(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}.")
 
 
 @strict
@@ -179,11 +204,14 @@ class DualSubspaceConfig(CrossModalConfig):
     def validate_objective(self) -> None:
         """Weights and ridges of the objective and the fusion."""
         for name in ("alpha", "beta", "ridge", "fusion_ridge", "fusion_power"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` cannot be negative, got {value}.")
+            if getattr(self, name) is not None:
+                _check_weight(name, getattr(self, name))
         if self.fusion_cluster_weight is not None and not 0 <= self.fusion_cluster_weight <= 1:
             raise ValueError(f"`fusion_cluster_weight` must lie in 0..1, got {self.fusion_cluster_weight}.")
+        if self.turns != ["model"] or self.codes:
+            raise ValueError(
+                "The dual-subspace model has one player, `model`, and no codes: leave `turns` and `codes`."
+            )
         weights = {"discriminative": "alpha", "orthogonality": "beta"}
         for term in self.loss_weights.keys() - {"correlation"}:
             hint = f"its weight is `{weights[term]}`" if term in weights else "the model has no such term"

@@ -1,8 +1,13 @@
 """Rows of every process, with gradient: what turns the loss of a shard into the loss of the global batch."""
 
+import zlib
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_HEADER = 64
+"""Numbers exchanged ahead of a batch: a checksum of its names and widths, and the length of each."""
 
 
 def world_size() -> int:
@@ -41,11 +46,20 @@ def gather_named_rows(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     if world_size() == 1 or not rows:
         return rows
+    # One exchange of one size, whatever a process brings: what would not fit together is then said, and not run into.
     device = next(iter(rows.values())).device
-    lengths = all_gather(torch.tensor([len(tensor) for tensor in rows.values()], device=device))
+    kinds = repr([(name, str(tensor.dtype), tuple(tensor.shape[1:])) for name, tensor in rows.items()])
+    header = [zlib.crc32(kinds.encode()), *map(len, rows.values())]
+    header += [0] * (_HEADER - len(header))
+    headers = all_gather(torch.tensor(header, device=device)).tolist()
+    if len({other[0] for other in headers}) > 1:
+        raise ValueError(
+            f"All processes must bring the same tensors of the same widths to a batch, and another brings others than "
+            f"these: {kinds}. Do all shards have labels, or none?"
+        )
     return {
-        name: _gather_uneven(tensor, counts)
-        for (name, tensor), counts in zip(rows.items(), lengths.T.tolist(), strict=True)
+        name: _gather_uneven(tensor, [other[1 + place] for other in headers])
+        for place, (name, tensor) in enumerate(rows.items())
     }
 
 

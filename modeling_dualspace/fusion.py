@@ -6,6 +6,7 @@ and same-class pairs in the cross-covariance and multiplies each direction by it
 chosen by the mean average precision on validation, with the subspaces alone among the candidates.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from .cca import CanonicalLayer, Directions, canonical_directions
 from .configuration_dualspace import DualSubspaceConfig
-from .distributed import all_reduce_sum
+from .distributed import all_reduce_sum, gather_rows, process_index
 from .pair_moments import Covariances, PairMoments
 from .ranking import summed_average_precision
+from .targets import label_targets
 
 CLUSTER_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
 RIDGES = (1e-4, 1e-2)
@@ -36,6 +38,45 @@ class HeldOut(NamedTuple):
     """of all processes"""
 
 
+Outputs = Iterable[tuple[Tensor, Tensor, Tensor | None]]
+"""Of each batch: audio and visual outputs, explicit and implicit side by side, and labels or None."""
+
+
+def output_moments(outputs: Outputs, config: DualSubspaceConfig, device: torch.device) -> PairMoments:
+    """Moments of this process's outputs."""
+    classes, width = config.implicit_dim, config.explicit_dim + config.implicit_dim
+    moments = PairMoments(width, width, classes, device)
+    for audio, visual, labels in outputs:
+        targets, known = (None, None) if labels is None else label_targets(labels, classes)
+        moments.update(audio, visual, targets, known)
+    return moments
+
+
+def held_out_from(outputs: Outputs, config: DualSubspaceConfig, device: torch.device) -> HeldOut:
+    """Gathers the validation outputs of all processes."""
+    outputs = list(outputs)
+    moments = output_moments(outputs, config, device).all_reduce()
+    if moments.rows == 0:
+        raise ValueError("Cannot choose a fusion on an empty validation split: pass None where there is none.")
+    # A process without rows still takes part, with none.
+    none = torch.zeros(0, config.explicit_dim + config.implicit_dim, device=device)
+    audio = torch.cat([none, *(audio.float() for audio, _, _ in outputs)])
+    visual = torch.cat([none, *(visual.float() for _, visual, _ in outputs)])
+    targets = torch.cat([none[:, config.explicit_dim :], *(_memberships(*batch, config) for batch in outputs)])
+    if moments.class_weight.sum() == 0:
+        # Nobody labelled validation: a clip's relevant item is its own pair, by a number no other clip has.
+        targets = torch.arange(len(audio), device=device) + (process_index() << 40)
+    return HeldOut(audio, visual, targets, gather_rows(audio), gather_rows(visual), gather_rows(targets), moments)
+
+
+def _memberships(audio: Tensor, visual: Tensor, labels: Tensor | None, config: DualSubspaceConfig) -> Tensor:
+    """Of one batch `(n, C)`, zeros where unknown."""
+    if labels is None:
+        return torch.zeros(len(audio), config.implicit_dim, device=audio.device)
+    targets, known = label_targets(labels, config.implicit_dim)
+    return targets * known.unsqueeze(1)
+
+
 class Candidate(NamedTuple):
     """A linear map into the common space, and the name and numbers it goes by."""
 
@@ -52,10 +93,10 @@ def reads_validation(config: DualSubspaceConfig) -> bool:
 def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMoments, held_out: HeldOut | None) -> dict:
     r"""Sets the layer to the best candidate on validation, and returns what it was.
 
-    Candidates of `weighted-cluster-cca` are the explicit outputs by plain CCA, the implicit outputs as they are, the
-    paper's `cca`, and the weighted one with $\lambda \in \{0, .2, .5, 1\}$ and ridge in $\{10^{-4}, 10^{-2}\}$, as far
-    as the config leaves them open. Of candidates that score the same the first is kept. Without validation it is the
-    weighted one, with $\lambda = .5$ and ridge $10^{-4}$ where the config is silent.
+    Candidates of `weighted-cluster-cca` are the weighted one with $\lambda \in \{0, .2, .5, 1\}$ and ridge in
+    $\{10^{-4}, 10^{-2}\}$, as far as the config leaves them open, the paper's `cca`, the implicit outputs as they are,
+    and the explicit outputs by plain CCA. The weighted one with $\lambda = .5$ and ridge $10^{-4}$ is kept where
+    nothing is better, and taken where there is no validation.
 
     Args:
         layer: over the concatenation of explicit and implicit outputs.
@@ -82,14 +123,23 @@ def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMom
     else:
         chosen = _best(_candidates(config, train, held_out), layer, held_out)
     layer.set(chosen.directions, chosen.power)
+    if not layer.correlations.any():
+        layer.forget()
+        raise ValueError(
+            "Nothing to fit the fusion to: no direction of the training outputs correlates. Are there at least two "
+            "rows, and do the features vary?"
+        )
     return chosen.record
 
 
 def _candidates(config: DualSubspaceConfig, train: PairMoments, held_out: HeldOut) -> list[Candidate]:
     weights = CLUSTER_WEIGHTS if config.fusion_cluster_weight is None else (config.fusion_cluster_weight,)
     ridges = RIDGES if config.fusion_ridge is None else (config.fusion_ridge,)
-    weighted = [_weighted(config, train, weight, ridge, held_out) for weight in weights for ridge in ridges]
-    return [_explicit(config, train), _implicit(config, train), _cca(config, train), *weighted]
+    grid = [(weight, ridge) for weight in weights for ridge in ridges]
+    # The one that is taken unchosen comes first, and so wins where validation cannot tell.
+    grid.sort(key=lambda point: point != (UNCHOSEN_CLUSTER_WEIGHT, UNCHOSEN_RIDGE))
+    weighted = [_weighted(config, train, weight, ridge, held_out) for weight, ridge in grid]
+    return [*weighted, _cca(config, train), _implicit(config, train), _explicit(config, train)]
 
 
 def _best(candidates: list[Candidate], layer: CanonicalLayer, held_out: HeldOut) -> Candidate:
@@ -147,8 +197,9 @@ def _weighted(
     covariances = train.covariances(weight)
     directions = canonical_directions(covariances, config.embed_dim, ridge, config.ridge_relative)
     if held_out is not None:
-        rho = projected_correlations(directions, held_out.moments.covariances(weight))
-        directions = directions._replace(correlations=rho * (directions.correlations > 0))
+        rho = projected_correlations(directions, held_out.moments.covariances(weight)) * (directions.correlations > 0)
+        if rho.any():  # a validation split too small to show any says nothing
+            directions = directions._replace(correlations=rho)
     record = {"candidate": "weighted-cluster-cca", "cluster_weight": weight, "ridge": ridge}
     return Candidate(directions, config.fusion_power, record)
 

@@ -4,6 +4,7 @@ Each is differentiable, computed in float32 or better whatever comes in, and fin
 columns, one row, rows that are all alike. None is a mean over rows, so none may be computed on a shard and averaged.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -38,6 +39,9 @@ def canonical_correlation(
 
         ```
     """
+    if not 0 <= ridge < math.inf:
+        raise ValueError(f"A ridge must be a finite number of at least 0, got {ridge}.")
+    _check_rows(audio, visual)
     audio, visual = _at_least_float32(audio), _at_least_float32(visual)
     with torch.autocast(audio.device.type, enabled=False):
         centred_audio, centred_visual = _centred(audio), _centred(visual)
@@ -78,6 +82,10 @@ def discriminative_loss(
         kind: `frobenius` or `row_norm`.
     """
     known = torch.ones(len(audio), dtype=torch.bool, device=audio.device) if known is None else known
+    _check_rows(audio, visual, targets, known)
+    if not audio.shape == visual.shape == targets.shape:
+        shapes = [tuple(tensor.shape) for tensor in (audio, visual, targets)]
+        raise ValueError(f"Implicit outputs and targets must have one shape, got {shapes}.")
     count = known.sum().clamp_min(1)
 
     def distance(outputs: Tensor) -> Tensor:
@@ -113,6 +121,7 @@ def orthogonality_loss(
             away from each other, where `batch` is met by shrinking the explicit one, to whose scale a correlation is
             blind.
     """
+    _check_rows(audio_explicit, audio_implicit, visual_explicit, visual_implicit)
     pairs = (
         (audio_explicit, audio_implicit),
         (visual_explicit, visual_implicit),
@@ -133,6 +142,12 @@ def _overlap(left: Tensor, right: Tensor, kind: OrthogonalityKind) -> Tensor:
             size = left.square().sum() * right.square().sum()
             return (left.T @ right).square().sum() / size.clamp_min(torch.finfo(size.dtype).tiny)
     raise ValueError(f"Orthogonality kind must be 'paper', 'batch' or 'scale_free', got {kind!r}.")
+
+
+def _check_rows(*tensors: Tensor) -> None:
+    lengths = [len(tensor) for tensor in tensors]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise ValueError(f"A loss needs as many rows from each side, and at least one; got {lengths}.")
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The contract of learning: what trainer, evaluation, index and app know of a system, and all they know."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -110,6 +110,7 @@ class CrossModalModel(PreTrainedModel):
         labels: Tensor | None = None,
         player: str = "model",
         progress: float = 1.0,
+        return_loss: bool = True,
         **extra,
     ) -> CrossModalOutput:
         """The loss of a batch of pairs, or the embeddings of one modality.
@@ -120,17 +121,20 @@ class CrossModalModel(PreTrainedModel):
         Args:
             audio_features: `(n, audio_dim)`, raw.
             visual_features: `(n, visual_dim)`, raw, row by row the pairs of `audio_features`.
-            labels: classes `(n,)`, negative where unknown, or memberships `(n, num_labels)`, NaN where unknown.
+            labels: classes `(n,)`, or memberships `(n, num_labels)`; negative (or NaN) where unknown.
             player: who learns from this batch; see `CrossModalConfig.turns`.
             progress: how much of training is done, 0 to 1.
+            return_loss: False leaves out the loss, and with it every exchange between processes.
             extra: further columns of the batch (`index`).
         """
-        given = {"audio_features": audio_features, "visual_features": visual_features, "labels": labels, **extra}
-        batch = {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
         if audio_features is None and visual_features is None:
             raise ValueError("Nothing to embed: pass `audio_features`, `visual_features` or both.")
+        if "label" in extra:
+            raise ValueError("A batch holds its labels under `labels`, not `label`: rename the column.")
+        given = {"audio_features": audio_features, "visual_features": visual_features, "labels": labels, **extra}
+        batch = _tensors(given)
         output: dict[str, Any] = {}
-        if audio_features is not None and visual_features is not None:
+        if return_loss and audio_features is not None and visual_features is not None:
             self._check_pairs(batch)
             terms = self.objective(gather_named_rows(self.encode(batch, player)), player, progress)
             weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
@@ -143,8 +147,24 @@ class CrossModalModel(PreTrainedModel):
     def _embeds_or_none(self, embed, features: Tensor | None) -> Tensor | None:
         return embed(features) if features is not None and self.fitted else None
 
-    @staticmethod
-    def _check_pairs(batch: Batch) -> None:
+    def _batches(self, data: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of a data pass, checked as far as their shapes go, on the device of the model."""
+        if data is None or isinstance(data, (Mapping, Tensor)):
+            raise TypeError(
+                f"Expected an iterable of batches, each a dictionary of tensors, got {type(data).__name__}: "
+                "wrap a single batch in a list."
+            )
+        for batch in data:
+            if not isinstance(batch, Mapping) or not {"audio_features", "visual_features"} <= batch.keys():
+                keys = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+                raise ValueError(f"A batch is a dictionary with `audio_features` and `visual_features`, got {keys}.")
+            tensors = _tensors(batch)
+            self._check_pairs(tensors)
+            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def _check_pairs(self, batch: Batch) -> None:
+        self._check_features(batch["audio_features"], self.config.audio_dim, "audio")
+        self._check_features(batch["visual_features"], self.config.visual_dim, "visual")
         audio, visual = len(batch["audio_features"]), len(batch["visual_features"])
         if audio != visual:
             raise ValueError(
@@ -153,6 +173,7 @@ class CrossModalModel(PreTrainedModel):
             )
 
     def _check_features(self, features: Tensor, width: int, name: str) -> Tensor:
+        _check_tensor(features, f"{name} features")
         if features.ndim != 2 or features.shape[1] != width:
             raise ValueError(
                 f"Expected {name} features of shape (n, {width}), got {tuple(features.shape)}. Pool frames into one "
@@ -162,28 +183,52 @@ class CrossModalModel(PreTrainedModel):
             raise ValueError(f"Expected {name} features of a floating type, got {features.dtype}: call `.float()`.")
         return features
 
-    def _check_embeddable(self, features: Tensor, width: int, name: str) -> Tensor:
+    def _embed(self, features: Tensor, width: int, name: str, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `embed` makes of checked features, in eval mode whatever the mode of the model.
+
+        An embedding depends on its own clip alone: dropout would make it a matter of chance, and batch statistics one
+        of its neighbours.
+        """
         if not self.fitted:
             raise RuntimeError(
                 f"This {type(self).__name__} is not fitted yet, so it has no common space: call "
                 "`model.finish(batches)` with the training batches first, or load a model that was saved after it."
             )
         self._check_features(features, width, name)
+        if self.training:
+            with self._evaluating():
+                embeds = embed(features)
+        else:
+            embeds = embed(features)
         # In a compiled graph a look at the values would break it.
         if not torch.compiler.is_compiling():
             check_finite(features, name)
-        return features
-
-    def _to_device(self, batch: Batch) -> Batch:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            if not torch.isfinite(embeds).all():
+                raise ValueError(
+                    f"Finite {name} features gave embeddings that are not: the weights of the model hold NaN, or the "
+                    "features are far beyond those it was trained on."
+                )
+        return embeds
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Without dropout, batch statistics and gradients; the mode is put back afterwards."""
+        """Without dropout and batch statistics; the mode is put back afterwards."""
         training = self.training
         self.eval()
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             self.train(training)
+
+
+def _check_tensor(value: Any, what: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected {what} as a torch.Tensor, got {type(value).__name__}: call `torch.as_tensor` first.")
+
+
+def _tensors(columns: Mapping[str, Any]) -> Batch:
+    """Columns that are tensors: what else a data set carries (names, paths) no model reads."""
+    for name in ("audio_features", "visual_features", "labels"):
+        if columns.get(name) is not None:
+            _check_tensor(columns[name], f"`{name}`")
+    return {name: column for name, column in columns.items() if isinstance(column, Tensor)}

@@ -16,6 +16,11 @@ from .distributed import all_reduce_sum
 _CHUNK_BYTES = 2**25
 """Rows are widened to float64 in chunks of about this size, which bounds memory whatever the size of the batch."""
 
+EMPTY_SPLIT = (
+    "Cannot fit to an empty split: no rows came. Look at its name and its filters, and pass a list or a data set: a "
+    "generator is empty the second time."
+)
+
 
 def as_float64(tensor: Tensor) -> Tensor:
     """On its device; on the CPU where it comes from mps, which has no float64."""
@@ -137,5 +142,7 @@ class ColumnMoments:
 
     def variance(self) -> Tensor:
         """Variance of each column, over n, and exactly zero for a column that does not vary."""
-        variance = self.squares / self.count.clamp_min(1)
+        if self.count == 0:
+            raise ValueError(EMPTY_SPLIT)
+        variance = self.squares / self.count
         return variance.masked_fill(constant_columns(variance, self.mean), 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .distributed import all_reduce_sum
-from .moments import Centre, as_float64, check_finite, check_width, chunks, constant_columns
+from .moments import EMPTY_SPLIT, Centre, as_float64, check_finite, check_width, chunks, constant_columns
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -116,8 +116,8 @@ class PairMoments:
         if targets is not None:
             check_width(targets, len(self.class_weight), "target")
             used = targets if known is None else targets[known]
-            if not (used >= 0).all():
-                raise ValueError("Targets must be memberships, 0 or more; say which rows are unknown by `known`.")
+            if not ((used >= 0) & torch.isfinite(used)).all():
+                raise ValueError("Targets must be finite memberships, 0 or more; name unknown rows by `known`.")
         if weights is not None and not ((weights >= 0) & torch.isfinite(weights)).all():
             raise ValueError("Weights must be finite numbers of at least 0.")
 
@@ -225,10 +225,12 @@ class PairMoments:
 
         A column that varies by no more than rounding has no covariance with anything, itself included.
         """
+        if not 0 <= cluster_weight <= 1:
+            raise ValueError(f"A cluster weight must lie in 0..1, got {cluster_weight}.")
+        if self.rows == 0:
+            raise ValueError(EMPTY_SPLIT)
         if not self.weight > 0:
-            raise ValueError(
-                "Cannot fit to an empty split: no rows came, or none of any weight. Look at its name and its filters."
-            )
+            raise ValueError(f"Cannot fit to {self.rows} rows that all weigh nothing.")
         pairs = self.labelled_cross + self.unlabelled_cross
         inverse = torch.where(self.class_weight > 0, 1 / self.class_weight, 0.0)
         clusters = (self.class_audio * inverse.unsqueeze(1)).T @ self.class_visual + self.unlabelled_cross

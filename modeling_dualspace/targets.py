@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 UNKNOWN = -100
-"""The class of a clip that nobody annotated, as in transformers. Every negative class, and NaN, means the same."""
+"""The class of a clip that nobody annotated, as in transformers. Every negative number, and NaN, means the same."""
 
 
 def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
@@ -12,7 +12,7 @@ def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
 
     Args:
         labels: classes `(n,)` as integers, unknown where negative; or memberships `(n, num_labels)`, unknown where the
-            row holds a NaN. A row of zeros is known to belong to none of the classes.
+            row holds a NaN or a negative number. A row of zeros is known to belong to none of the classes.
         num_labels: how many classes there are.
 
     Example:
@@ -26,7 +26,7 @@ def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
     if labels.ndim == 1:
         known = labels >= 0
         return (labels.unsqueeze(1) == torch.arange(num_labels, device=labels.device)).float(), known
-    known = ~labels.isnan().any(dim=1)
+    known = ~(labels.isnan() | (labels < 0)).any(dim=1)
     return torch.where(known.unsqueeze(1), labels, 0.0).float(), known
 
 
@@ -39,16 +39,18 @@ def check_labels(labels: Tensor, num_labels: int, rows: int, first_row: int = 0)
         rows: how many clips they belong to.
         first_row: number of the first row in its split, for the message.
     """
+    if labels.is_complex() or labels.ndim == 0:
+        raise ValueError(f"Labels must be classes (n,) or memberships (n, {num_labels}), got {labels.dtype} numbers.")
     if len(labels) != rows:
         raise ValueError(f"Labels and clips must pair up: {len(labels)} labels came for {rows} clips.")
     if labels.ndim == 1:
-        if labels.is_floating_point():
+        if labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"Labels of shape (n,) must be integers (classes), got {labels.dtype}.")
         wrong = labels >= num_labels
         problem = f"classes must lie in 0..{num_labels - 1}, negative where unknown"
     elif labels.ndim == 2 and labels.shape[1] == num_labels:
-        wrong = ((labels != 0) & (labels != 1) & ~labels.isnan()).any(dim=1)
-        problem = "memberships must be 0 or 1, NaN where unknown"
+        wrong = ((labels != 0) & (labels != 1) & (labels >= 0)).any(dim=1)
+        problem = "memberships must be 0 or 1, negative or NaN where unknown"
     else:
         raise ValueError(
             f"Labels must be classes of shape (n,) or memberships of shape (n, {num_labels}), got "

@@ -107,6 +107,16 @@ def main(rank: int, world: int, folder: Path) -> None:
             reduced = (moments.all_reduce() for moments in moments_of(mine, offset))
             several[f"{split}/moments/{offset}"] = said_by(*reduced)
         several[f"{split}/fit"] = fitted(make_model(), mine, shard(validation, rank, first))
+    try:
+        gather_named_rows(
+            {"rows": torch.zeros(2, 3)} if rank else {"rows": torch.zeros(2, 3), "labels": torch.zeros(2)}
+        )
+    except ValueError as error:
+        several["mismatch"] = str(error)
+    model = make_model(normalization="batch").train()
+    model(**shard(data, rank, 12))
+    model.finish([shard(data, rank, 12)])
+    several["running"] = model.audio_towers.explicit[1].running_mean
     several["low_precision"] = gather_rows(torch.full((rank + 1, 2), float(rank), dtype=torch.bfloat16)).float()
     torch.save({"one": one, "several": several}, folder / f"rank-{rank}.pt")
     dist.barrier()

@@ -259,7 +259,7 @@ def test_add_ridge_is_a_multiple_of_the_identity():
 def test_settings_without_meaning_are_refused():
     with pytest.raises(ValueError, match="At least one direction must be asked for, got 0"):
         fit(*make_views(), 0)
-    with pytest.raises(ValueError, match="A ridge cannot be negative, got -0.1"):
+    with pytest.raises(ValueError, match="A ridge must be a finite number of at least 0, got -0.1"):
         fit(*make_views(), 2, ridge=-0.1)
 
 

@@ -20,14 +20,21 @@ def test_defaults_are_the_paper_s_sizes_on_vegas():
     [
         ({"alhpa": 0.1}, "has no key `alhpa`. Did you mean `alpha`?"),
         ({"alpha": "big"}, "alpha"),
-        ({"alpha": -1}, "`alpha` cannot be negative, got -1"),
+        ({"alpha": -1}, "`alpha` must be a finite number of at least 0, got -1"),
         ({"audio_dim": 0}, "`audio_dim` must be at least 1, got 0"),
         ({"explicit_dim": 0}, "`explicit_dim` must be at least 1, got 0"),
         ({"audio_hidden": [16, 0]}, r"`audio_hidden` must hold widths of at least 1, got \[16, 0\]"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1, got 1.0"),
         ({"activation": "rleu"}, "Did you mean 'relu'?"),
         ({"variant": "double"}, "double"),
-        ({"num_labels": 0}, "`num_labels` must be at least 1, got 0"),
+        ({"num_labels": 0}, "`num_labels` must be a whole number of at least 1, got 0"),
+        ({"num_labels": "3"}, "`num_labels` must be a whole number of at least 1, got '3'"),
+        ({"id2label": {1: "dog", 5: "drum"}}, "without a gap, got .1, 5"),
+        ({"id2label": {0: "dog", 1: "dog"}}, "a name of its own"),
+        ({"id2label": {0: "dog", 1: "drum"}, "label2id": {"dog": 1, "drum": 0}}, "`label2id` and `id2label` disagree"),
+        ({"fusion_ridge": float("nan")}, "`fusion_ridge` must be a finite number of at least 0, got nan"),
+        ({"loss_weights": {"correlation": -1}}, "finite number of at least 0, got -1"),
+        ({"turns": ["critic"]}, "has one player, `model`"),
         ({"num_labels": 3, "id2label": {0: "dog", 1: "drum"}}, "`num_labels` is 3, `id2label` names 2 classes"),
         ({"fusion_cluster_weight": 1.5}, "`fusion_cluster_weight` must lie in 0..1, got 1.5"),
         ({"loss_weights": {"discriminative": 1.0}}, "its weight is `alpha`"),
@@ -49,6 +56,7 @@ def test_class_names_decide_the_width_of_the_implicit_subspace():
     config = DualSubspaceConfig(id2label={0: "dog", 1: "drum"})
     assert config.num_labels == config.implicit_dim == 2
     assert config.label2id == {"dog": 0, "drum": 1}
+    assert DualSubspaceConfig(label2id={"dog": 0, "drum": 1}).id2label == config.id2label
 
 
 def test_output_width_depends_on_settings_alone():

@@ -43,6 +43,16 @@ def test_low_precision_rows_are_gathered_as_they_are(two_processes):
         assert said["several"]["low_precision"].tolist() == [[0, 0], [1, 1], [1, 1]]
 
 
+def test_processes_that_bring_different_tensors_are_told_so(two_processes):
+    for said in two_processes:
+        assert "All processes must bring the same tensors" in said["several"]["mismatch"]
+
+
+def test_after_finish_all_processes_have_the_same_batch_statistics(two_processes):
+    one, other = (said["several"]["running"] for said in two_processes)
+    assert torch.equal(one, other) and one.any()
+
+
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_two_ranks_take_the_same_step_as_one(two_processes, split, loss):

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "modeling_dualspace"
 RINGS = [
     {
         "cca", "configuration_dualspace", "distributed", "fusion", "losses", "modeling_crossmodal",
-        "modeling_dualspace", "moments", "optional", "pair_moments", "ranking", "targets",
+        "modeling_dualspace", "moments", "optional", "pair_moments", "ranking", "targets", "towers",
     },
     set(),
     set(),

@@ -37,10 +37,10 @@ class ClosedForm(CrossModalModel):
         return self.layer.fitted
 
     def get_audio_embeds(self, audio_features):
-        return self.layer.audio(self._check_embeddable(audio_features, self.config.audio_dim, "audio"))
+        return self._embed(audio_features, self.config.audio_dim, "audio", self.layer.audio)
 
     def get_visual_embeds(self, visual_features):
-        return self.layer.visual(self._check_embeddable(visual_features, self.config.visual_dim, "visual"))
+        return self._embed(visual_features, self.config.visual_dim, "visual", self.layer.visual)
 
     def finish(self, data, validation=None):
         moments = PairMoments(self.config.audio_dim, self.config.visual_dim)

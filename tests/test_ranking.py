@@ -252,11 +252,12 @@ def test_what_the_config_says_is_not_chosen():
     assert record["candidates"] == 3 + 4 and record.get("ridge", 0.2) == 0.2
 
 
-def test_of_candidates_that_rank_alike_the_first_is_kept():
+def test_of_candidates_that_rank_alike_the_one_that_needs_no_choice_is_kept():
     audio, visual, members = make_split(noise=0.0)
     # One relevant item in a gallery of one: every candidate is perfect.
     record = fuse(make_config(), held_out_of(audio[:1], visual[:1], members[:1]))[1]
-    assert record["validation_map"] == 1 and record["candidate"] == "explicit"
+    assert record["validation_map"] == 1 and record["candidate"] == "weighted-cluster-cca"
+    assert (record["cluster_weight"], record["ridge"]) == (0.5, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ TRAVELS = {
     "pair_moments.py",
     "ranking.py",
     "targets.py",
+    "towers.py",
 }
 
 STRANGER = """

@@ -66,10 +66,10 @@ def test_good_labels_pass(labels):
         ([0, -1, 3], "Bad label in row 12: classes must lie in 0..2, negative where unknown, got 3. Set `num_labels`"),
         (
             [[1, 0, 0], [0, 0.5, 0], [2, 0, 0]],
-            r"row 11: memberships must be 0 or 1, NaN where unknown, got \[0.0, 0.5,",
+            r"row 11: memberships must be 0 or 1, negative or NaN where unknown, got \[0.0, 0.5,",
         ),
         ([[0, 0, INFINITY], [0, 0, 0], [0, 0, 0]], "Bad label in row 10: memberships must be 0 or 1"),
-        ([[0, 0, 1], [0, 0, 0], [0, 0, -1]], "Bad label in row 12: memberships must be 0 or 1"),
+        ([[0, 0, 1], [0, 0, 0], [0, 0, 2]], "Bad label in row 12: memberships must be 0 or 1"),
         ([[0.0] * 4] * 3, r"memberships of shape \(n, 3\), got \(3, 4\). Set `num_labels`"),
         ([[0]] * 3, r"memberships of shape \(n, 3\), got \(3, 1\). Set `num_labels`"),
         ([[[0.0]] * 3] * 3, r"memberships of shape \(n, 3\), got \(3, 3, 1\). Set `num_labels`"),

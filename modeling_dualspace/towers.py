@@ -1,0 +1,69 @@
+"""From raw features to the outputs of both subspaces, one modality at a time."""
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from .cca import KeepsFloat32
+from .configuration_dualspace import DualSubspaceConfig
+from .moments import ColumnMoments
+
+_NORMALIZATIONS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class FeatureStatistics(KeepsFloat32):
+    """Raw features to centred and scaled ones; the identity until fitted."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones(width, dtype=torch.float32))
+
+    @torch.no_grad()
+    def set(self, moments: ColumnMoments, scaling: str) -> None:
+        """Takes mean and deviation from training data; a column that does not vary keeps a scale of one."""
+        mean, deviation = moments.mean.to(self.mean), moments.variance().sqrt().to(self.scale)
+        if not (torch.isfinite(mean) & torch.isfinite(deviation)).all():
+            raise ValueError(f"The {moments.name} features are too large for float32: divide them by a constant.")
+        self.mean.copy_(mean if scaling != "none" else torch.zeros_like(mean))
+        scales = torch.where(deviation > 0, deviation, 1.0)
+        self.scale.copy_(scales if scaling == "standardize" else torch.ones_like(scales))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(n, d)` to `(n, d)`, in float32 or better."""
+        return (features - self.mean) / self.scale
+
+
+def _layers(widths: list[int], config: DualSubspaceConfig) -> nn.Sequential:
+    """Linear, normalisation, activation, dropout from each width to the next."""
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [
+            nn.Linear(before, after),
+            _NORMALIZATIONS[config.normalization](after),
+            ACT2FN[config.activation],
+            nn.Dropout(config.dropout),
+        ]
+    return nn.Sequential(*layers)
+
+
+class SubspaceTowers(nn.Module):
+    """One modality's way into both subspaces: two towers, or one trunk with two heads (`shared`)."""
+
+    def __init__(self, width: int, hidden: list[int], config: DualSubspaceConfig):
+        super().__init__()
+        widths = [width, *hidden]
+        shared = config.variant == "shared"
+        self.trunk = _layers(widths, config) if shared else nn.Identity()
+        self.explicit, self.implicit = (
+            nn.Sequential(*([] if shared else _layers(widths, config)), nn.Linear(widths[-1], outputs))
+            for outputs in (config.explicit_dim, config.implicit_dim)
+        )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Explicit `(n, k)` and implicit `(n, C)` outputs of features `(n, d)`."""
+        features = self.trunk(features.to(next(self.parameters()).dtype))
+        return self.explicit(features), self.implicit(features)
