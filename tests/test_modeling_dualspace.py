@@ -360,6 +360,15 @@ def test_the_stock_trainer_trains_and_evaluates_without_an_adapter(make_model, m
     assert audio.shape == visual.shape == (96, 4)
 
 
+def test_the_stock_trainer_evaluates_clips_that_nobody_labelled(make_model, batch, tmp_path):
+    clips = [
+        {"audio_features": audio, "visual_features": visual}
+        for audio, visual in zip(batch["audio_features"].tolist(), batch["visual_features"].tolist(), strict=True)
+    ]
+    arguments = TrainingArguments(tmp_path, label_names=[], report_to=[], disable_tqdm=True, use_cpu=True)
+    assert Trainer(make_model(variant="explicit"), arguments, eval_dataset=clips).evaluate()["eval_loss"] < 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
