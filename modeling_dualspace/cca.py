@@ -103,13 +103,13 @@ def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0,
     visual = add_ridge(covariances.visual, ridge, relative)
     white_audio, white_visual = whitening(audio), whitening(visual)
     left, values, right = torch.linalg.svd(white_audio.T @ covariances.cross @ white_visual, full_matrices=False)
-    kept = int((values > _rounding(audio, white_audio, covariances.cross, white_visual, visual)).sum())
-    kept = min(kept, dim)
+    left, right = white_audio @ left, white_visual @ right.mT
+    kept = min(int((values > _rounding(audio, left, covariances.cross, right, visual)).cumprod(0).sum()), dim)
 
     def padded(weights: Tensor) -> Tensor:
         return torch.cat([weights[:, :kept], weights.new_zeros(len(weights), dim - kept)], dim=1)
 
-    audio_weights, visual_weights = padded(white_audio @ left), padded(white_visual @ right.mT)
+    audio_weights, visual_weights = padded(left), padded(right)
     correlations = torch.cat([values[:kept], values.new_zeros(dim - kept)])
     # A direction and its mirror image are equally right: the largest weight is made positive, so that runs agree.
     largest = audio_weights.gather(0, audio_weights.abs().argmax(dim=0, keepdim=True))
@@ -119,18 +119,17 @@ def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0,
     )
 
 
-def _rounding(audio: Tensor, white_audio: Tensor, cross: Tensor, white_visual: Tensor, visual: Tensor) -> Tensor:
-    """How large a singular value of the whitened cross-covariance rounding alone can make.
+def _rounding(audio: Tensor, audio_weights: Tensor, cross: Tensor, visual_weights: Tensor, visual: Tensor) -> Tensor:
+    """How large a correlation rounding alone can make of each pair of directions, `(k,)`.
 
-    Entries of the cross-covariance carry errors relative to the deviations of their columns, and whitening blows them
-    up: the bound is of the product, with both views measured in their own deviations.
+    Entries of the cross-covariance carry errors relative to the deviations of their columns, and a direction blows them
+    up by its length, measured in those deviations.
     """
     deviations = audio.diagonal().sqrt().unsqueeze(1), visual.diagonal().sqrt().unsqueeze(1)
-    blown_up = (deviations[0] * white_audio).norm() * (deviations[1] * white_visual).norm()
+    blown_up = (deviations[0] * audio_weights).norm(dim=0) * (deviations[1] * visual_weights).norm(dim=0)
     relative = cross / (deviations[0] @ deviations[1].T).clamp_min(torch.finfo(cross.dtype).tiny)
     # At least one rounding error an entry, however small the cross-covariance is.
-    size = relative.norm().clamp_min(1.0)
-    return torch.finfo(cross.dtype).eps * blown_up * size
+    return torch.finfo(cross.dtype).eps * blown_up * relative.norm().clamp_min(1.0)
 
 
 class KeepsFloat32(nn.Module):

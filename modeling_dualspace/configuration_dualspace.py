@@ -24,6 +24,7 @@ _KEYS_OF_TRANSFORMERS = frozenset(
         "name_or_path",
         "num_labels",
         "output_attentions",
+        "quantization_config",
         "torch_dtype",
     }
 )
@@ -81,6 +82,21 @@ class CrossModalConfig(PreTrainedConfig):
         if len(set(names.values())) < len(names):
             raise ValueError(f"`id2label` must give every class a name of its own, got {list(names.values())}.")
 
+    @property
+    def output_dim(self) -> int:
+        """Width of the embeddings as they come out; a system whose own is another says so here."""
+        return self.embed_dim
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As for any configuration; a caller's classes replace those of the file, in number and by name."""
+        if any(kwargs.get(key) is not None for key in ("num_labels", "id2label", "label2id")):
+            config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
+            for key in ("id2label", "label2id"):
+                if kwargs.get(key) is not None:
+                    config_dict[key] = kwargs.pop(key)
+        return super().from_dict(config_dict, **kwargs)
+
     def _refuse_unknown_keys(self, keys: dict[str, Any]) -> None:
         known = {entry.name for entry in fields(self)} | _KEYS_OF_TRANSFORMERS
         for key in keys.keys() - known:
@@ -127,9 +143,12 @@ class DualSubspaceConfig(CrossModalConfig):
         ridge_relative: whether `ridge` and `fusion_ridge` are multiples of the mean eigenvalue.
         discriminative: `row_norm`, or the paper's `frobenius`; see `discriminative_loss`.
         orthogonality: `scale_free`, `batch`, or the paper's `paper`; see `orthogonality_loss`.
-        fusion: `cca`, the paper's, or `weighted-cluster-cca`; see `fit_fusion`.
-        fusion_ridge: r of the fusion; None has it chosen on validation.
-        fusion_cluster_weight: $\lambda$ of `weighted-cluster-cca`; None has it chosen on validation.
+        fusion: `weighted-cluster-cca`, chosen on validation among all; or `cca`, the paper's, `explicit`, `implicit`,
+            which are taken unseen; see `fit_fusion`.
+        fusion_ridge: r of the fusion; None has that of `weighted-cluster-cca` chosen on validation, and is 1e-4
+            elsewhere.
+        fusion_cluster_weight: $\lambda$ of `weighted-cluster-cca`; None has it chosen on validation. With the ridge
+            given too, nothing is left to choose.
         fusion_power: p of `weighted-cluster-cca`: each direction is multiplied by $\rho^p$.
         fusion_choice: what `finish` chose, with its score: a record, not a setting.
 
@@ -162,7 +181,7 @@ class DualSubspaceConfig(CrossModalConfig):
     ridge_relative: bool = True
     discriminative: Literal["frobenius", "row_norm"] = "row_norm"
     orthogonality: Literal["paper", "batch", "scale_free"] = "scale_free"
-    fusion: Literal["cca", "weighted-cluster-cca"] = "weighted-cluster-cca"
+    fusion: Literal["weighted-cluster-cca", "cca", "explicit", "implicit"] = "weighted-cluster-cca"
     fusion_ridge: float | int | None = None
     fusion_cluster_weight: float | int | None = None
     fusion_power: float | int = 1.0
@@ -180,11 +199,14 @@ class DualSubspaceConfig(CrossModalConfig):
         That is `embed_dim` for the paper's fusion. Where `finish` may choose a subspace alone, it is the widest of the
         candidates, so that no choice changes a shape; a narrower one is followed by zeros, to which a cosine is blind.
         """
-        if self.variant == "implicit":
+        if self.fused == "implicit":
             return self.implicit_dim
-        if self.variant == "explicit" or self.fusion == "cca":
-            return self.embed_dim
-        return max(self.embed_dim, self.implicit_dim)
+        return max(self.embed_dim, self.implicit_dim) if self.fused == "weighted-cluster-cca" else self.embed_dim
+
+    @property
+    def fused(self) -> str:
+        """What is embedded: `fusion`, or the one subspace of the variants that have but one."""
+        return self.variant if self.variant in ("explicit", "implicit") else self.fusion
 
     def validate_network(self) -> None:
         """Towers that can be built."""

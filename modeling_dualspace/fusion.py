@@ -17,7 +17,7 @@ from .configuration_dualspace import DualSubspaceConfig
 from .distributed import all_reduce_sum, gather_rows, process_index
 from .pair_moments import Covariances, PairMoments
 from .ranking import summed_average_precision
-from .targets import label_targets
+from .targets import UNKNOWN, label_targets
 
 CLUSTER_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
 RIDGES = (1e-4, 1e-2)
@@ -30,10 +30,13 @@ class HeldOut(NamedTuple):
     audio: Tensor
     visual: Tensor
     targets: Tensor
-    """memberships `(n, C)`; or numbers `(n,)` of the clips where nobody labelled them: then only a pair is relevant"""
+    """memberships `(n, C)`; or numbers `(n,)` where nobody labelled the clips: then only a pair is relevant"""
+    numbers: Tensor
+    """`(n,)`, one of its own for each clip of all processes"""
     gallery_audio: Tensor
     gallery_visual: Tensor
     gallery_targets: Tensor
+    gallery_numbers: Tensor
     moments: PairMoments
     """of all processes"""
 
@@ -62,19 +65,21 @@ def held_out_from(outputs: Outputs, config: DualSubspaceConfig, device: torch.de
     none = torch.zeros(0, config.explicit_dim + config.implicit_dim, device=device)
     audio = torch.cat([none, *(audio.float() for audio, _, _ in outputs)])
     visual = torch.cat([none, *(visual.float() for _, visual, _ in outputs)])
-    targets = torch.cat([none[:, config.explicit_dim :], *(_memberships(*batch, config) for batch in outputs)])
-    if moments.class_weight.sum() == 0:
-        # Nobody labelled validation: a clip's relevant item is its own pair, by a number no other clip has.
-        targets = torch.arange(len(audio), device=device) + (process_index() << 40)
-    return HeldOut(audio, visual, targets, gather_rows(audio), gather_rows(visual), gather_rows(targets), moments)
+    numbers = torch.arange(len(audio), device=device) + (process_index() << 40)
+    targets = numbers
+    if moments.class_weight.any():
+        # What nobody labelled is neither relevant nor irrelevant to anything.
+        pairs = [_targets(rows, labels, config) for rows, _, labels in outputs]
+        known = torch.cat([none[:, 0] > 0, *(known for _, known in pairs)])
+        targets = torch.cat([none[:, config.explicit_dim :], *(targets for targets, _ in pairs)])
+        audio, visual, targets, numbers = audio[known], visual[known], targets[known], numbers[known]
+    mine = (audio, visual, targets, numbers)
+    return HeldOut(*mine, *map(gather_rows, mine), moments)
 
 
-def _memberships(audio: Tensor, visual: Tensor, labels: Tensor | None, config: DualSubspaceConfig) -> Tensor:
-    """Of one batch `(n, C)`, zeros where unknown."""
-    if labels is None:
-        return torch.zeros(len(audio), config.implicit_dim, device=audio.device)
-    targets, known = label_targets(labels, config.implicit_dim)
-    return targets * known.unsqueeze(1)
+def _targets(rows: Tensor, labels: Tensor | None, config: DualSubspaceConfig) -> tuple[Tensor, Tensor]:
+    """Memberships of a batch, and which are known."""
+    return label_targets(rows.new_full((len(rows),), UNKNOWN) if labels is None else labels, config.implicit_dim)
 
 
 class Candidate(NamedTuple):
@@ -87,7 +92,7 @@ class Candidate(NamedTuple):
 
 def reads_validation(config: DualSubspaceConfig) -> bool:
     """Whether validation outputs change what `fit_fusion` does."""
-    return config.variant in ("dual", "shared") and config.fusion == "weighted-cluster-cca"
+    return config.fused == "weighted-cluster-cca"
 
 
 def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMoments, held_out: HeldOut | None) -> dict:
@@ -104,22 +109,13 @@ def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMom
         train: moments of the training outputs, of all processes.
         held_out: validation outputs, or None.
     """
-    fixed = config.fusion_cluster_weight is not None and config.fusion_ridge is not None
-    if config.variant == "explicit":
-        chosen = _explicit(config, train)
-    elif config.variant == "implicit":
-        chosen = _implicit(config, train)
-    elif config.fusion == "cca":
-        chosen = _cca(config, train)
-    elif held_out is None or fixed:
-        weight, ridge = config.fusion_cluster_weight, config.fusion_ridge
-        chosen = _weighted(
-            config,
-            train,
-            UNCHOSEN_CLUSTER_WEIGHT if weight is None else weight,
-            UNCHOSEN_RIDGE if ridge is None else ridge,
-            held_out,
-        )
+    unseen = {"explicit": _explicit, "implicit": _implicit, "cca": _cca}
+    weight, ridge = config.fusion_cluster_weight, config.fusion_ridge
+    if config.fused in unseen:
+        chosen = unseen[config.fused](config, train)
+    elif held_out is None or None not in (weight, ridge):
+        weight = UNCHOSEN_CLUSTER_WEIGHT if weight is None else weight
+        chosen = _weighted(config, train, weight, _ridge(config), held_out)
     else:
         chosen = _best(_candidates(config, train, held_out), layer, held_out)
     layer.set(chosen.directions, chosen.power)
@@ -154,13 +150,20 @@ def _best(candidates: list[Candidate], layer: CanonicalLayer, held_out: HeldOut)
 
 
 def held_out_map(layer: CanonicalLayer, held_out: HeldOut) -> float:
-    """Mean over both directions of MAP on validation, the same number in every process."""
+    """Mean over both directions of MAP on validation, the same number in every process.
+
+    Where there are classes, a query's own pair is left out: of few clips a class it is much of what is relevant, and
+    fusions that know pairs and no class would win. The number is for choosing, and optimistic as a score: correlations
+    were estimated on the same rows.
+    """
     audio, visual = layer.audio(held_out.audio), layer.visual(held_out.visual)
     gallery_audio, gallery_visual = layer.audio(held_out.gallery_audio), layer.visual(held_out.gallery_visual)
+    targets = (held_out.targets, held_out.gallery_targets)
+    own = None if held_out.targets.ndim == 1 else (held_out.numbers, held_out.gallery_numbers)
     sums = torch.stack(
         [
-            summed_average_precision(audio, gallery_visual, held_out.targets, held_out.gallery_targets),
-            summed_average_precision(visual, gallery_audio, held_out.targets, held_out.gallery_targets),
+            summed_average_precision(audio, gallery_visual, *targets, left_out=own),
+            summed_average_precision(visual, gallery_audio, *targets, left_out=own),
         ]
     ).to(held_out.moments.weight.device)
     all_reduce_sum(sums)

@@ -47,17 +47,22 @@ def canonical_correlation(
         centred_audio, centred_visual = _centred(audio), _centred(visual)
         factor_audio = _cholesky(centred_audio, audio, ridge, relative)
         factor_visual = _cholesky(centred_visual, visual, ridge, relative)
-        cross = centred_audio.T @ centred_visual / len(audio)
-        left = torch.linalg.solve_triangular(factor_audio, cross, upper=False)
-        # Equal to T up to rotations from both sides, which change no singular value.
-        rotated = torch.linalg.solve_triangular(factor_visual, left.T, upper=False)
-        if kind == "frobenius":
-            return torch.linalg.vector_norm(rotated)
-        if kind == "nuclear":
-            values = torch.linalg.svdvals(rotated)
-            # n centred rows span n - 1 directions. The rest are rounding: they have no correlation, and their singular
-            # vectors no meaning, so they must not send a gradient.
-            return values[: len(audio) - 1].sum()
+        return _sum_of_correlations(factor_audio, centred_audio.T @ centred_visual / len(audio), factor_visual, kind,
+                                    len(audio))  # fmt: skip
+
+
+def _sum_of_correlations(
+    factor_audio: Tensor, cross: Tensor, factor_visual: Tensor, kind: CorrelationKind, rows: int
+) -> Tensor:
+    """Of T, up to rotations from both sides, which change no singular value."""
+    left = torch.linalg.solve_triangular(factor_audio, cross, upper=False)
+    rotated = torch.linalg.solve_triangular(factor_visual, left.T, upper=False)
+    if kind == "frobenius":
+        return torch.linalg.vector_norm(rotated)
+    if kind == "nuclear":
+        # n centred rows span n - 1 directions. The rest are rounding: they have no correlation, and their singular
+        # vectors no meaning, so they must not send a gradient.
+        return torch.linalg.svdvals(rotated)[: rows - 1].sum()
     raise ValueError(f"Correlation kind must be 'nuclear' or 'frobenius', got {kind!r}.")
 
 
@@ -138,9 +143,8 @@ def _overlap(left: Tensor, right: Tensor, kind: OrthogonalityKind) -> Tensor:
         if kind == "batch":
             return (left.T @ right / len(left)).square().sum()
         if kind == "scale_free":
-            left, right = (rows - rows.mean(dim=0) for rows in (left, right))
-            size = left.square().sum() * right.square().sum()
-            return (left.T @ right).square().sum() / size.clamp_min(torch.finfo(size.dtype).tiny)
+            left, right = _unit_norm(_centred(left)), _unit_norm(_centred(right))
+            return (left.T @ right).square().sum()
     raise ValueError(f"Orthogonality kind must be 'paper', 'batch' or 'scale_free', got {kind!r}.")
 
 
@@ -160,6 +164,11 @@ def _centred(rows: Tensor) -> Tensor:
     return rows - rows.mean(dim=0)
 
 
+def _unit_norm(rows: Tensor) -> Tensor:
+    # Each by its own norm, before any product: that of both squares overflows where neither of them does.
+    return rows / torch.linalg.vector_norm(rows).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
 def _cholesky(centred: Tensor, rows: Tensor, ridge: float, relative: bool) -> Tensor:
     """Cholesky factor of S + rI, with as much more on the diagonal as rounding asks for.
 
@@ -173,5 +182,6 @@ def _cholesky(centred: Tensor, rows: Tensor, ridge: float, relative: bool) -> Te
     floor = 4 * eps * trace + (4 * eps) ** 2 * rows.detach().square().mean() + torch.finfo(covariance.dtype).tiny
     mean_eigenvalue = covariance.diagonal().mean() if relative else 1.0
     diagonal = (ridge * mean_eigenvalue + floor).expand(len(covariance))
-    # No check of the outcome: it would wait for the device in every step, and a NaN shows in the loss.
-    return torch.linalg.cholesky_ex(covariance + torch.diag_embed(diagonal)).L
+    factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(diagonal))
+    # To raise would be to wait for the device in every step: a failure shows as a NaN in the loss.
+    return torch.where(failed > 0, torch.nan, factor)

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_dualspace import CrossModalConfig
 from .distributed import gather_named_rows
 from .moments import check_finite
+from .targets import check_labels
 
 Batch = dict[str, Tensor]
 """`index` `(n,)`, `audio_features` and `visual_features` `(n, d)`, `labels` `(n,)` or `(n, C)`; what does not apply is
@@ -70,6 +71,14 @@ class CrossModalModel(PreTrainedModel):
         """That of the parameters, or of the buffers where a closed form has nothing else."""
         return next(tensor.dtype for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As for any model of transformers; and looks at the fitted flag once, so that no compiled graph has to."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        _ = model.fitted
+        return loaded
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """A weight for a named term; 1 where absent."""
@@ -93,11 +102,17 @@ class CrossModalModel(PreTrainedModel):
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """This process's rows, as named tensors: all that `objective` will see, once gathered."""
-        raise NotImplementedError
+        self._refuse_to_learn()
+        return {}
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """The named loss terms of the global batch."""
-        raise NotImplementedError
+        self._refuse_to_learn()
+        return {}
+
+    def _refuse_to_learn(self) -> None:
+        if self.config.turns:  # a closed form has no loss, and that is all there is to say
+            raise NotImplementedError(f"{type(self).__name__} has `turns`, and so needs `encode` and `objective`.")
 
     def finish(self, data: Iterable[Batch], validation: Iterable[Batch] | None = None) -> None:
         """Fits what is a closed form of the outputs, before every scoring; may be called again and again."""
@@ -148,19 +163,33 @@ class CrossModalModel(PreTrainedModel):
         return embed(features) if features is not None and self.fitted else None
 
     def _batches(self, data: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches of a data pass, checked as far as their shapes go, on the device of the model."""
+        """The batches of a data pass, on the device of the model, each looked at from all sides.
+
+        A bad row is named by its `index`, or by its place in the pass where batches carry none. Labels are left out
+        where the system reads none.
+        """
         if data is None or isinstance(data, (Mapping, Tensor)):
             raise TypeError(
                 f"Expected an iterable of batches, each a dictionary of tensors, got {type(data).__name__}: "
                 "wrap a single batch in a list."
             )
-        for batch in data:
-            if not isinstance(batch, Mapping) or not {"audio_features", "visual_features"} <= batch.keys():
-                keys = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        rows = 0
+        for given in data:
+            if not isinstance(given, Mapping) or not {"audio_features", "visual_features"} <= given.keys():
+                keys = sorted(given) if isinstance(given, Mapping) else type(given).__name__
                 raise ValueError(f"A batch is a dictionary with `audio_features` and `visual_features`, got {keys}.")
-            tensors = _tensors(batch)
-            self._check_pairs(tensors)
-            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+            batch = _tensors(given)
+            if not self.uses_labels:
+                batch.pop("labels", None)
+            self._check_pairs(batch)
+            numbers = batch.get("index", rows)
+            for name in ("audio", "visual"):
+                check_finite(batch[f"{name}_features"], f"{name} features", numbers)
+            size = len(batch["audio_features"])
+            if "labels" in batch:
+                check_labels(batch["labels"], self.config.num_labels, size, numbers)
+            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            rows += size
 
     def _check_pairs(self, batch: Batch) -> None:
         self._check_features(batch["audio_features"], self.config.audio_dim, "audio")
@@ -202,7 +231,7 @@ class CrossModalModel(PreTrainedModel):
             embeds = embed(features)
         # In a compiled graph a look at the values would break it.
         if not torch.compiler.is_compiling():
-            check_finite(features, name)
+            check_finite(features, f"{name} features")
             if not torch.isfinite(embeds).all():
                 raise ValueError(
                     f"Finite {name} features gave embeddings that are not: the weights of the model hold NaN, or the "
@@ -212,13 +241,15 @@ class CrossModalModel(PreTrainedModel):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Without dropout and batch statistics; the mode is put back afterwards."""
-        training = self.training
+        """Without dropout and batch statistics; the mode of every module is put back afterwards."""
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            # One by one: somebody may have frozen a part.
+            for module in training:
+                module.training = True
 
 
 def _check_tensor(value: Any, what: str) -> None:

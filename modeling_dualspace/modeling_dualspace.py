@@ -20,7 +20,7 @@ from .distributed import all_reduce_sum, world_size
 from .fusion import fit_fusion, held_out_from, output_moments, reads_validation
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
 from .modeling_crossmodal import Batch, CrossModalModel
-from .moments import ColumnMoments, check_finite
+from .moments import ColumnMoments
 from .targets import check_labels, label_targets
 from .towers import FeatureStatistics, SubspaceTowers
 
@@ -123,16 +123,13 @@ class DualSubspaceModel(CrossModalModel):
         """Fits mean and scale of the raw features, and looks at the labels."""
         audio = ColumnMoments(self.config.audio_dim, "audio", self.device)
         visual = ColumnMoments(self.config.visual_dim, "visual", self.device)
-        # Labelled clips a class, and a last entry that counts the batches with labels.
-        seen = torch.zeros(self.config.implicit_dim + 1, device=self.device)
-        for rows, batch in self._numbered(data):
+        seen = torch.zeros(self.config.implicit_dim, device=self.device)
+        for batch in self._batches(data):
             audio.update(batch["audio_features"])
             visual.update(batch["visual_features"])
-            if "labels" in batch and self.uses_labels:
-                check_labels(batch["labels"], self.config.implicit_dim, len(batch["audio_features"]), rows)
+            if "labels" in batch:
                 targets, known = label_targets(batch["labels"], self.config.implicit_dim)
-                seen[:-1] += (targets * known.unsqueeze(1)).sum(dim=0)
-                seen[-1] += 1
+                seen += (targets * known.unsqueeze(1)).sum(dim=0)
         audio.all_reduce()
         visual.all_reduce()
         all_reduce_sum(seen)
@@ -141,16 +138,9 @@ class DualSubspaceModel(CrossModalModel):
         self.fusion.forget()
         self._report_missing_classes(seen)
 
-    def _numbered(self, data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-        """Batches of a data pass, each with the number of its first row."""
-        rows = 0
-        for batch in self._batches(data):
-            yield rows, batch
-            rows += len(batch["audio_features"])
-
     def _report_missing_classes(self, seen: Tensor) -> None:
         names = self.config.id2label or {}
-        missing = [f"{index} ({names.get(index)})" for index in (seen[:-1] == 0).nonzero().flatten().tolist()]
+        missing = [f"{index} ({names.get(index)})" for index in (seen == 0).nonzero().flatten().tolist()]
         if not self.uses_labels or not missing:
             return
         if len(missing) == len(names):
@@ -240,25 +230,14 @@ class DualSubspaceModel(CrossModalModel):
 
     def _outputs(self, data: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Concatenated outputs of each batch, audio and visual, and its labels."""
-        for rows, batch in self._numbered(data):
-            audio = self._finite(self._audio_outputs(batch["audio_features"]), batch["audio_features"], "audio", rows)
-            visual = self._finite(
-                self._visual_outputs(batch["visual_features"]), batch["visual_features"], "visual", rows
-            )
-            labels = batch.get("labels") if self.uses_labels else None
-            if labels is not None:
-                check_labels(labels, self.config.implicit_dim, len(audio), rows)
-            yield audio, visual, labels
-
-    @staticmethod
-    def _finite(outputs: Tensor, features: Tensor, name: str, first_row: int) -> Tensor:
-        check_finite(features, name, first_row)
-        if not torch.isfinite(outputs).all():
-            raise ValueError(
-                f"The {name} outputs are not finite although the features are: training diverged. Lower the learning "
-                "rate, or clip the gradient."
-            )
-        return outputs
+        for batch in self._batches(data):
+            audio, visual = self._audio_outputs(batch["audio_features"]), self._visual_outputs(batch["visual_features"])
+            if not (torch.isfinite(audio).all() and torch.isfinite(visual).all()):
+                raise ValueError(
+                    "The outputs are not finite although the features are: training diverged. Lower the learning rate, "
+                    "or clip the gradient."
+                )
+            yield audio, visual, batch.get("labels")
 
 
 DualSubspaceConfig.register_for_auto_class()

@@ -39,16 +39,28 @@ def check_width(rows: Tensor, width: int, name: str) -> None:
         raise ValueError(f"Expected {name} rows of shape (n, {width}), got {tuple(rows.shape)}.")
 
 
-def check_finite(rows: Tensor, name: str, first_row: int = 0) -> None:
-    """Raises, naming the row, unless all `rows` `(n, d)` are finite; `first_row` is the number of the first of them."""
+def check_finite(rows: Tensor, name: str, numbers: int | Tensor = 0) -> None:
+    """Raises, naming the row, unless all `rows` `(n, d)` are finite.
+
+    Args:
+        rows: what to look at.
+        name: what they are, for the message.
+        numbers: by which rows are named: `(n,)`, or the number of the first.
+    """
     # A NaN or an infinity anywhere shows in the column sums: rows are searched only when there is one.
     if not torch.isfinite(rows.sum(dim=0)).all():
         wrong = (~torch.isfinite(rows)).any(dim=1).nonzero()
         if len(wrong):  # otherwise it was the sum that overflowed
+            row = row_number(int(wrong[0]), numbers)
             raise ValueError(
-                f"{name.capitalize()} features must be finite numbers, but row {first_row + int(wrong[0])} holds NaN "
-                "or infinity. Mend that clip or leave it out."
+                f"{name.capitalize()} must be finite numbers, but row {row} holds NaN or infinity. "
+                "Mend that clip or leave it out."
             )
+
+
+def row_number(row: int, numbers: int | Tensor) -> int:
+    """The number by which a person knows a row: `numbers[row]`, or counted on from the number of the first."""
+    return numbers + row if isinstance(numbers, int) else int(numbers[row])
 
 
 def constant_columns(variance: Tensor, mean: Tensor) -> Tensor:
@@ -119,7 +131,7 @@ class ColumnMoments:
         check_width(rows, len(self.squares), self.name)
         for chunk in chunks(*rows.shape):
             block = as_float64(rows[chunk]).to(self.squares.device)
-            check_finite(block, self.name, int(self.count))
+            check_finite(block, f"{self.name} features", int(self.count))
             if self.count == 0:
                 self.centre = Centre(block[0].clone())
             block = block - self.centre.pivot

@@ -131,8 +131,8 @@ class PairMoments:
         return members / members.sum(dim=1, keepdim=True).clamp_min(_TINY)
 
     def _update_chunk(self, audio: Tensor, visual: Tensor, members: Tensor | None, weights: Tensor | None) -> None:
-        check_finite(audio, "audio", self.rows)
-        check_finite(visual, "visual", self.rows)
+        check_finite(audio, "audio features", self.rows)
+        check_finite(visual, "visual features", self.rows)
         if self.rows == 0:
             self.audio_centre, self.visual_centre = Centre(audio[0].clone()), Centre(visual[0].clone())
         self.rows += len(audio)

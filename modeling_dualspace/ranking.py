@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .moments import check_finite
+
 _CHUNK_SCORES = 2**18
 """Queries are ranked in chunks of about this many scores, which bounds memory."""
 
@@ -84,20 +86,54 @@ def _tied_precision(position: Tensor, size: Tensor, hits: Tensor, before: Tensor
     return hits / size * ((before + 1) * span + step * (size - (position + 1) * span))
 
 
+def mean_average_precision(audio: Tensor, visual: Tensor, targets: Tensor) -> dict[str, float]:
+    """MAP over the full ranking, own pairs included: `audio_to_visual`, `visual_to_audio` and their mean, `map`.
+
+    Args:
+        audio: unit rows `(n, d)`.
+        visual: unit rows `(n, d)`, the pairs of `audio`.
+        targets: memberships `(n, C)`.
+    """
+    result = {}
+    for direction, queries, gallery in (("audio_to_visual", audio, visual), ("visual_to_audio", visual, audio)):
+        total, count = summed_average_precision(queries, gallery, targets, targets).tolist()
+        result[direction] = total / max(count, 1)
+    return result | {"map": sum(result.values()) / 2}
+
+
 def summed_average_precision(
-    queries: Tensor, gallery: Tensor, query_targets: Tensor, gallery_targets: Tensor
+    queries: Tensor,
+    gallery: Tensor,
+    query_targets: Tensor,
+    gallery_targets: Tensor,
+    left_out: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Sum of average precisions and number of queries that have any, `(2,)`, in float64 on the CPU.
 
     Embeddings are compared by inner product. A gallery item is relevant when it shares a class with the query, where
     targets are memberships `(n, C)`; or has the same number, where they are numbers `(n,)`.
+
+    Args:
+        queries: `(q, d)`.
+        gallery: `(n, d)`.
+        query_targets: `(q, C)` or `(q,)`.
+        gallery_targets: `(n, C)` or `(n,)`.
+        left_out: numbers of queries `(q,)` and gallery items `(n,)`: a query's ranking is without the item that has its
+            number.
     """
+    for rows, name in ((queries, "query"), (gallery, "gallery")):
+        check_finite(rows, f"{name} embedding")
     result = torch.zeros(2, dtype=torch.float64)
     step = max(1, _CHUNK_SCORES // max(len(gallery), 1))
     for start in range(0, len(queries), step):
         chunk = slice(start, start + step)
         relevant = _relevance(query_targets[chunk], gallery_targets)
-        precision = average_precision(_similarity(queries[chunk], gallery), relevant)
+        scores = _similarity(queries[chunk], gallery)
+        if left_out is not None:
+            own = left_out[0][chunk].unsqueeze(1) == left_out[1]
+            # Behind everything, and irrelevant: there it changes no rank of what counts.
+            scores, relevant = scores.masked_fill(own, -torch.inf), relevant & ~own
+        precision = average_precision(scores, relevant)
         scored = precision[~precision.isnan()].cpu()
         result += torch.stack([scored.sum(), torch.tensor(float(len(scored)), dtype=torch.float64)])
     return result

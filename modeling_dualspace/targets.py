@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .moments import row_number
+
 UNKNOWN = -100
 """The class of a clip that nobody annotated, as in transformers. Every negative number, and NaN, means the same."""
 
@@ -30,14 +32,14 @@ def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
     return torch.where(known.unsqueeze(1), labels, 0.0).float(), known
 
 
-def check_labels(labels: Tensor, num_labels: int, rows: int, first_row: int = 0) -> None:
+def check_labels(labels: Tensor, num_labels: int, rows: int, numbers: int | Tensor = 0) -> None:
     """Raises unless `labels` are `rows` classes below `num_labels`, or as many rows of memberships.
 
     Args:
         labels: as for `label_targets`.
         num_labels: how many classes there are.
         rows: how many clips they belong to.
-        first_row: number of the first row in its split, for the message.
+        numbers: by which rows are named in the message: `(n,)`, or the number of the first.
     """
     if labels.is_complex() or labels.ndim == 0:
         raise ValueError(f"Labels must be classes (n,) or memberships (n, {num_labels}), got {labels.dtype} numbers.")
@@ -59,6 +61,6 @@ def check_labels(labels: Tensor, num_labels: int, rows: int, first_row: int = 0)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(
-            f"Bad label in row {first_row + row}: {problem}, got {labels[row].tolist()}. "
+            f"Bad label in row {row_number(row, numbers)}: {problem}, got {labels[row].tolist()}. "
             "Set `num_labels` in the config to the number of classes, or mend the row."
         )

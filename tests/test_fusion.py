@@ -50,7 +50,8 @@ def outputs(make_model, batch):
     audio, visual = torch.randn(60, 7), torch.randn(60, 7)
     targets = torch.eye(3)[batch["labels"]]
     moments = moments_of(audio, visual, targets)
-    held_out = HeldOut(audio, visual, targets, audio, visual, targets, moments)
+    mine = (audio, visual, targets, torch.arange(60))
+    held_out = HeldOut(*mine, *mine, moments)
     return model.config, CanonicalLayer(7, 7, model.config.output_dim), moments, held_out
 
 

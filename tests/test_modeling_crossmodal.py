@@ -43,10 +43,10 @@ class ClosedForm(CrossModalModel):
         return self._embed(visual_features, self.config.visual_dim, "visual", self.layer.visual)
 
     def finish(self, data, validation=None):
-        moments = PairMoments(self.config.audio_dim, self.config.visual_dim)
-        for batch in data:
+        moments = PairMoments(self.config.audio_dim, self.config.visual_dim, device=self.device)
+        for batch in self._batches(data):
             moments.update(batch["audio_features"], batch["visual_features"])
-        self.layer.set(canonical_directions(moments.covariances(), self.config.embed_dim, 1e-4))
+        self.layer.set(canonical_directions(moments.all_reduce().covariances(), self.config.embed_dim, 1e-4))
 
 
 class TwoPlayersConfig(CrossModalConfig):
@@ -125,6 +125,19 @@ def test_bad_features_get_one_sentence(closed_form, batch, embed):
     features[3, 0] = float("nan")
     with pytest.raises(ValueError, match=rf"{name.capitalize()} features .* row 3 holds NaN or infinity"):
         getattr(closed_form, embed)(features)
+
+
+def test_a_closed_form_has_no_loss_and_forwards_all_the_same(closed_form, batch):
+    assert closed_form(**batch).audio_embeds is None
+    closed_form.finish([batch])
+    output = closed_form.eval()(**batch)
+    assert output.loss is None and output.visual_embeds.shape == (60, 3)
+    assert closed_form.config.output_dim == 3
+
+
+def test_a_system_that_takes_turns_must_say_what_it_learns(batch):
+    with pytest.raises(NotImplementedError, match="has `turns`, and so needs `encode` and `objective`"):
+        ClosedForm(ClosedFormConfig(audio_dim=6, visual_dim=8, turns=["model"]))(**batch)
 
 
 def test_forward_weighs_the_named_terms_and_hands_over_player_progress_and_extra_columns(batch):

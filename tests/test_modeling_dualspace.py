@@ -323,6 +323,13 @@ def test_models_pickle_and_copy(fitted, batch):
         )
 
 
+def test_a_loaded_model_compiles_whole_at_once(fitted, batch, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    compiled = torch.compile(AutoModel.from_pretrained(tmp_path), fullgraph=True, backend="eager")
+    embeds = compiled(audio_features=batch["audio_features"]).audio_embeds
+    assert torch.equal(embeds, fitted.get_audio_embeds(batch["audio_features"]))
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_steps_and_embeddings_are_those_of_the_model(fitted, batch, backend):
     compiled = torch.compile(fitted, fullgraph=True, backend=backend)

@@ -77,4 +77,4 @@ def test_good_labels_pass(labels):
 )
 def test_bad_labels_are_refused_with_their_row_and_what_to_do(labels, message):
     with pytest.raises(ValueError, match=message):
-        check_labels(torch.tensor(labels), 3, 3, first_row=10)
+        check_labels(torch.tensor(labels), 3, 3, numbers=10)
