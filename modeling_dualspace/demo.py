@@ -13,7 +13,7 @@ from .cca import CanonicalLayer, canonical_directions
 from .configuration_dualspace import DualSubspaceConfig
 from .modeling_dualspace import DualSubspaceModel
 from .pair_moments import PairMoments
-from .ranking import summed_average_precision
+from .ranking import mean_average_precision
 from .targets import label_targets
 
 CLASSES = ["chainsaw", "train", "helicopter", "baby", "drum", "snoring", "printer", "fireworks", "water", "dog"]
@@ -65,17 +65,6 @@ def train(model: DualSubspaceModel, clips: Clips, epochs: int) -> None:
     model.eval()
 
 
-def mean_average_precision(embeds: tuple[Tensor, Tensor], labels: Tensor) -> dict[str, float]:
-    """MAP over the full ranking in both directions, and their mean."""
-    audio, visual = embeds
-    targets, _ = label_targets(labels, len(CLASSES))
-    result = {}
-    for direction, query, gallery in (("audio_to_visual", audio, visual), ("visual_to_audio", visual, audio)):
-        total, queries = summed_average_precision(query, gallery, targets, targets).tolist()
-        result[direction] = total / queries
-    return result | {"map": sum(result.values()) / 2}
-
-
 def random_embeds(rows: int, dim: int = 10) -> tuple[Tensor, Tensor]:
     """The floor of every table."""
     generator = torch.Generator().manual_seed(0)
@@ -115,12 +104,13 @@ def run_demo(out: Path, epochs: int = 8) -> dict[str, Any]:
         model.finish(batches(data["train"], 1000), [data["validation"]])
         embeds[name] = _embed(model, test)
 
+    targets, _ = label_targets(test["labels"], len(CLASSES))
     model.save_pretrained(folder)
     loaded = AutoModel.from_pretrained(folder)
     return {
         "synthetic": True,
         "splits": SPLITS,
-        "scores": {name: mean_average_precision(pair, test["labels"]) for name, pair in embeds.items()},
+        "scores": {name: mean_average_precision(*pair, targets) for name, pair in embeds.items()},
         "fusion": loaded.config.fusion_choice,
         "search": _search(loaded, test, query=0),
         "model": str(folder),

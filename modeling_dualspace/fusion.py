@@ -74,7 +74,8 @@ def held_out_from(outputs: Outputs, config: DualSubspaceConfig, device: torch.de
         targets = torch.cat([none[:, config.explicit_dim :], *(targets for targets, _ in pairs)])
         audio, visual, targets, numbers = audio[known], visual[known], targets[known], numbers[known]
     mine = (audio, visual, targets, numbers)
-    return HeldOut(*mine, *map(gather_rows, mine), moments)
+    everyone = gather_rows(audio), gather_rows(visual), gather_rows(targets), gather_rows(numbers)
+    return HeldOut(*mine, *everyone, moments)
 
 
 def _targets(rows: Tensor, labels: Tensor | None, config: DualSubspaceConfig) -> tuple[Tensor, Tensor]:

@@ -187,7 +187,7 @@ class CrossModalModel(PreTrainedModel):
                 check_finite(batch[f"{name}_features"], f"{name} features", numbers)
             size = len(batch["audio_features"])
             if "labels" in batch:
-                check_labels(batch["labels"], self.config.num_labels, size, numbers)
+                check_labels(batch["labels"], self.config.num_labels or 0, size, numbers)
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             rows += size
 

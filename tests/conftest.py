@@ -1,6 +1,10 @@
 """What every test may ask for: a fixed seed, a small trained model, tools beyond Python."""
 
 import os
+
+# Nothing in the suite may wait for a network that is not there; huggingface_hub reads this when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import shutil
 from pathlib import Path
 
@@ -9,9 +13,6 @@ import torch
 from transformers.utils import logging
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
-
-# Nothing in the suite may wait for a network that is not there.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Two thread pools (torch's, OpenBLAS') that spin against each other make tiny matrices ten times slower.
 torch.set_num_threads(1)

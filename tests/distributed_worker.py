@@ -12,7 +12,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from modeling_dualspace import ColumnMoments, DualSubspaceConfig, DualSubspaceModel, PairMoments
+from modeling_dualspace import (
+    ColumnMoments,
+    CrossModalConfig,
+    CrossModalModel,
+    DualSubspaceConfig,
+    DualSubspaceModel,
+    PairMoments,
+)
 from modeling_dualspace.distributed import gather_named_rows, gather_rows
 
 ROWS = 24
@@ -86,13 +93,60 @@ def fitted(model: DualSubspaceModel, data, validation) -> torch.Tensor:
     return torch.cat([*buffers, torch.tensor(numbers, dtype=torch.float64)])
 
 
+def without_labels(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pairs alone."""
+    return {name: rows for name, rows in data.items() if name != "labels"}
+
+
+class TwoPlayersConfig(CrossModalConfig):
+    """See `TwoPlayers`."""
+
+    model_type = "dualspace_toy_distributed"
+
+
+class TwoPlayers(CrossModalModel):
+    """A critic that `objective` alone uses, on gathered rows, and a map that learns against it by turns."""
+
+    config_class = TwoPlayersConfig
+
+    def __init__(self, config: TwoPlayersConfig):
+        super().__init__(config)
+        self.map = torch.nn.Linear(6, 8)
+        self.critic = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+        self.post_init()
+
+    def encode(self, batch, player):
+        """The map learns in its own turn only."""
+        with torch.set_grad_enabled(player == "model"):
+            return {"audio": self.map(batch["audio_features"]), "visual": batch["visual_features"]}
+
+    def objective(self, rows, player, progress):
+        """Neither term is a mean over rows."""
+        gap = self.critic(rows["audio"]).square().sum().sqrt() - self.critic(rows["visual"]).square().sum().sqrt()
+        return {"critic": gap} if player == "critic" else {"fool": -gap}
+
+
+def step_of(player: str, data: dict[str, torch.Tensor], parallel: bool) -> list[torch.Tensor]:
+    """Gradients of one player's turn; a parameter that has none counts as zero."""
+    torch.manual_seed(0)
+    model: torch.nn.Module = TwoPlayers(TwoPlayersConfig(audio_dim=6, visual_dim=8, turns=["critic", "model"])).double()
+    if parallel:
+        model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    model(**data, player=player).loss.backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return [torch.cat([gradient.flatten() for gradient in gradients])]
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     """Writes what one process and what all of them computed."""
     torch.set_num_threads(1)
     data, validation = clips(), clips(seed=1)
     one = {f"gradient/{name}": gradient(make_model(**settings), data) for name, settings in LOSSES.items()}
     one |= {f"moments/{offset}": said_by(*moments_of(data, offset)) for offset in OFFSETS}
+    one |= {f"player/{player}": step_of(player, data, parallel=False) for player in ("critic", "model")}
     one["fit"] = fitted(make_model(), data, validation)
+
+    one["pairs"] = fitted(make_model(), *map(without_labels, (data, validation)))
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     several = {}
@@ -103,10 +157,13 @@ def main(rank: int, world: int, folder: Path) -> None:
         for name, settings in LOSSES.items():
             model = DistributedDataParallel(make_model(**settings), broadcast_buffers=False)
             several[f"{split}/gradient/{name}"] = gradient(model, mine)
+        for player in ("critic", "model"):
+            several[f"{split}/player/{player}"] = step_of(player, mine, parallel=True)
         for offset in OFFSETS:
             reduced = (moments.all_reduce() for moments in moments_of(mine, offset))
             several[f"{split}/moments/{offset}"] = said_by(*reduced)
         several[f"{split}/fit"] = fitted(make_model(), mine, shard(validation, rank, first))
+        several[f"{split}/pairs"] = fitted(make_model(), *map(without_labels, (mine, shard(validation, rank, first))))
     try:
         gather_named_rows(
             {"rows": torch.zeros(2, 3)} if rank else {"rows": torch.zeros(2, 3), "labels": torch.zeros(2)}

@@ -69,10 +69,19 @@ def test_moments_of_two_ranks_are_those_of_one(two_processes, split, offset, tol
         assert largest_difference(said["several"][f"{split}/{key}"], said["one"][key]) < tolerance
 
 
+@pytest.mark.parametrize("player", ["critic", "model"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_two_ranks_fit_the_same_statistics_and_choose_the_same_fusion_as_one(two_processes, split):
+def test_players_that_take_turns_take_the_same_steps_as_one_process(two_processes, split, player):
     for said in two_processes:
-        actual, expected = said["several"][f"{split}/fit"], said["one"]["fit"]
+        key = f"player/{player}"
+        assert largest_difference(said["several"][f"{split}/{key}"], said["one"][key]) < 1e-9
+
+
+@pytest.mark.parametrize("labels", ["fit", "pairs"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_two_ranks_fit_the_same_statistics_and_choose_the_same_fusion_as_one(two_processes, split, labels):
+    for said in two_processes:
+        actual, expected = said["several"][f"{split}/{labels}"], said["one"][labels]
         assert torch.equal(actual[-3:-1], expected[-3:-1])
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 

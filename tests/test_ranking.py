@@ -1,4 +1,4 @@
-"""Average precision against loops, peers and every order of what is tied; and the fusion that is chosen by it."""
+"""Average precision against loops, peers and every order of what is tied."""
 
 import itertools
 
@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_dualspace import CanonicalLayer, Directions, DualSubspaceConfig, PairMoments, ranking
-from modeling_dualspace.fusion import HeldOut, fit_fusion, held_out_map, projected_correlations, reads_validation
-from modeling_dualspace.ranking import average_precision, summed_average_precision
+from modeling_dualspace import ranking
+from modeling_dualspace.ranking import average_precision, mean_average_precision, summed_average_precision
 
 
 def naive_average_precision(relevant):
@@ -172,142 +171,28 @@ def test_a_gallery_that_is_all_alike_is_ranked_by_chance_whatever_its_order(widt
         assert found[0].item() == pytest.approx(9 * expected.item(), rel=1e-6)
 
 
-# The fusion that is chosen by it.
+def test_an_item_that_is_left_out_changes_no_rank_of_the_others():
+    queries, gallery, query_classes, gallery_classes = torch.randn(9, 5), torch.randn(9, 5), *torch.randint(3, (2, 9))
+    numbers = torch.arange(9)
+    one, other = torch.eye(3)[query_classes], torch.eye(3)[gallery_classes]
+    found = summed_average_precision(queries, gallery, one, other, left_out=(numbers, numbers))
+    expected = torch.zeros(2, dtype=torch.float64)
+    for row in range(9):
+        kept = numbers != row
+        expected += summed_average_precision(queries[row : row + 1], gallery[kept], one[row : row + 1], other[kept])
+    torch.testing.assert_close(found, expected)
 
 
-WIDTH = 7  # four explicit columns, three implicit ones
+def test_mean_average_precision_is_that_of_both_directions():
+    audio, visual, members = torch.randn(20, 4), torch.randn(20, 4), torch.eye(5)[torch.arange(20) % 5]
+    score = mean_average_precision(audio, visual, members)
+    total, count = summed_average_precision(visual, audio, members, members)
+    assert score["visual_to_audio"] == pytest.approx((total / count).item())
+    assert score["map"] == pytest.approx((score["audio_to_visual"] + score["visual_to_audio"]) / 2)
 
 
-def make_config(**settings):
-    sizes = {"num_labels": 3, "explicit_dim": 4, "embed_dim": 4}
-    return DualSubspaceConfig(**sizes | {"audio_hidden": [], "visual_hidden": []} | settings)
-
-
-def make_split(rows=90, seed=0, noise=1.0):
-    """(audio outputs, visual outputs, memberships): explicit columns share a latent, implicit ones see the class."""
-    generator = torch.Generator().manual_seed(seed)
-    members = torch.eye(3)[torch.arange(rows) % 3]
-    latent = torch.randn(rows, 4, generator=generator)
-    audio, visual = (
-        torch.cat([latent, members], 1) + noise * torch.randn(rows, WIDTH, generator=generator) for _ in range(2)
-    )
-    return audio, visual, members
-
-
-def moments_of(audio, visual, members):
-    return PairMoments(WIDTH, WIDTH, 3).update(audio, visual, members)
-
-
-def held_out_of(audio, visual, members):
-    mine = (audio, visual, members, torch.arange(len(audio)))
-    return HeldOut(*mine, *mine, moments_of(audio, visual, members))
-
-
-def fuse(config, held_out=None, noise=1.0):
-    layer = CanonicalLayer(WIDTH, WIDTH, config.output_dim)
-    return layer, fit_fusion(layer, config, moments_of(*make_split(noise=noise)), held_out)
-
-
-@pytest.mark.parametrize("cluster_weight", [0.0, 0.4, 1.0])
-def test_projected_correlations_equal_those_of_the_projected_rows(cluster_weight):
-    audio, visual, members = (tensor.double() for tensor in make_split(seed=1))
-    audio_weights, visual_weights = torch.randn(2, WIDTH, 5, dtype=torch.float64)
-    visual_weights[:, 0] = 0  # a direction past the rank
-    visual_weights[:, 1] = -visual_weights[:, 1]
-    zeros = torch.zeros(5)
-    directions = Directions(zeros, audio_weights, zeros, visual_weights, zeros)
-    found = projected_correlations(directions, moments_of(audio, visual, members).covariances(cluster_weight))
-    projected = [
-        ((rows - rows.mean(dim=0)) @ W).numpy() for rows, W in ((audio, audio_weights), (visual, visual_weights))
-    ]
-    # Each clip with itself, and with the mean of its class.
-    same_class = (members @ members.T / members.sum(dim=0).max()).numpy()
-    partners = (1 - cluster_weight) * projected[1] + cluster_weight * same_class @ projected[1]
-    for k in range(5):
-        sizes = np.linalg.norm(projected[0][:, k]) * np.linalg.norm(projected[1][:, k])
-        expected = max(0.0, projected[0][:, k] @ partners[:, k] / sizes) if k else 0.0
-        assert found[k].item() == pytest.approx(expected, abs=1e-12)
-    assert (found[1:] > 0).any()
-
-
-def test_the_fusion_keeps_the_candidate_that_ranks_validation_best():
-    held_out = held_out_of(*make_split(seed=1))
-    layer, record = fuse(make_config(), held_out)
-    assert record["candidates"] == 3 + 4 * 2
-    assert held_out_map(layer, held_out) == pytest.approx(record["validation_map"], abs=1e-12)
-    alone = [{"variant": "explicit"}, {"variant": "implicit"}, {"fusion": "cca"}]
-    scores = [held_out_map(fuse(make_config(**settings))[0], held_out) for settings in alone]
-    for cluster_weight, ridge in itertools.product((0.0, 0.2, 0.5, 1.0), (1e-4, 1e-2)):
-        config = make_config(fusion_cluster_weight=cluster_weight, fusion_ridge=ridge)
-        fixed, choice = fuse(config, held_out)
-        assert choice == {"candidate": "weighted-cluster-cca", "cluster_weight": cluster_weight, "ridge": ridge}
-        scores.append(held_out_map(fixed, held_out))
-    assert record["validation_map"] == pytest.approx(max(scores), abs=1e-12)
-
-
-def test_what_the_config_says_is_not_chosen():
-    held_out = held_out_of(*make_split(seed=1))
-    record = fuse(make_config(fusion_cluster_weight=0.3), held_out)[1]
-    assert record["candidates"] == 3 + 2 and record.get("cluster_weight", 0.3) == 0.3
-    record = fuse(make_config(fusion_ridge=0.2), held_out)[1]
-    assert record["candidates"] == 3 + 4 and record.get("ridge", 0.2) == 0.2
-
-
-def test_of_candidates_that_rank_alike_the_one_that_needs_no_choice_is_kept():
-    audio, visual, members = make_split(noise=0.0)
-    # Two clips of one class: every candidate is perfect.
-    record = fuse(make_config(), held_out_of(audio[:6:3], visual[:6:3], members[:6:3]))[1]
-    assert record["validation_map"] == 1 and record["candidate"] == "weighted-cluster-cca"
-    assert (record["cluster_weight"], record["ridge"]) == (0.5, 1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, {"candidate": "weighted-cluster-cca", "cluster_weight": 0.5, "ridge": 1e-4}),
-        ({"fusion_ridge": 0.1}, {"candidate": "weighted-cluster-cca", "cluster_weight": 0.5, "ridge": 0.1}),
-        ({"fusion_cluster_weight": 1.0}, {"candidate": "weighted-cluster-cca", "cluster_weight": 1.0, "ridge": 1e-4}),
-        ({"fusion": "cca"}, {"candidate": "cca", "ridge": 1e-4}),
-        ({"variant": "explicit"}, {"candidate": "explicit", "ridge": 1e-4}),
-        ({"variant": "implicit"}, {"candidate": "implicit"}),
-    ],
-)
-def test_without_validation_nothing_is_chosen(settings, expected):
-    layer, record = fuse(make_config(**settings))
-    assert record == expected and layer.fitted
-
-
-def test_validation_is_read_only_where_it_changes_something():
-    assert reads_validation(make_config()) and reads_validation(make_config(variant="shared"))
-    for settings in ({"variant": "explicit"}, {"variant": "implicit"}, {"fusion": "cca"}):
-        assert not reads_validation(make_config(**settings))
-
-
-def test_each_subspace_alone_is_blind_to_the_other():
-    audio, _, _ = make_split(seed=1)
-    other = torch.randn(90, WIDTH)
-    explicit, implicit = (fuse(make_config(variant=variant))[0] for variant in ("explicit", "implicit"))
-    torch.testing.assert_close(explicit.audio(torch.cat([audio[:, :4], other[:, 4:]], 1)), explicit.audio(audio))
-    torch.testing.assert_close(
-        implicit.audio(torch.cat([other[:, :4], audio[:, 4:]], 1)), normalize(audio[:, 4:], dim=1)
-    )
-
-
-def test_validation_weighs_the_directions_by_what_they_are_worth_on_rows_that_were_not_seen():
-    config = make_config(fusion_cluster_weight=0.0, fusion_ridge=1e-4)
-    trained = fuse(config, noise=0.0)[0]  # both modalities put out the same: every correlation is one
-    np.testing.assert_allclose(trained.correlations, 1, atol=1e-3)
-    layer = fuse(config, held_out_of(*make_split(seed=1)), noise=0.0)[0]
-    assert (layer.correlations < 0.9).all() and (layer.correlations > 0).all()
-    weights = layer.correlations / trained.correlations
-    torch.testing.assert_close(layer.audio_weights, trained.audio_weights * weights, rtol=1e-4, atol=1e-5)
-
-
-def test_validation_that_nobody_labelled_chooses_by_the_own_pair():
-    audio, visual, _ = make_split(seed=1)
-    numbers = torch.arange(len(audio))
-    mine = (audio, visual, numbers, numbers)
-    held_out = HeldOut(*mine, *mine, PairMoments(WIDTH, WIDTH, 3).update(audio, visual))
-    layer, record = fuse(make_config(), held_out)
-    assert record["validation_map"] == pytest.approx(held_out_map(layer, held_out), abs=1e-12)
-    assert record["candidate"] != "implicit"  # which tells classes apart, not clips
+def test_embeddings_that_are_no_numbers_are_refused():
+    rows = torch.ones(3, 2)
+    rows[1] = torch.nan
+    with pytest.raises(ValueError, match="Query embedding must be finite numbers, but row 1"):
+        mean_average_precision(rows, torch.ones(3, 2), torch.eye(3))

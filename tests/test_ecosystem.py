@@ -1,0 +1,140 @@
+"""The model among the tools of transformers and torch: files, dtypes, copies, compilation, the stock Trainer."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
+
+from modeling_dualspace import (
+    DualSubspaceModel,
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_statistics_and_fusion_stay_float32_under_every_dtype(fitted, batch, tmp_path, dtype):
+    fitted.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    cast = copy.deepcopy(fitted).to(dtype)
+    for model in (loaded, cast):
+        assert model.dtype == dtype
+        for name, buffer in fitted.named_buffers():
+            kept = dict(model.named_buffers())[name]
+            assert kept.dtype in (torch.float32, torch.float64) and torch.equal(kept.float(), buffer), name
+        embeds = model.get_audio_embeds(batch["audio_features"])
+        # bfloat16 towers carry eight bits: a cosine of two embeddings of a clip loses no more than a percent.
+        cosine = (embeds.float() * fitted.get_audio_embeds(batch["audio_features"])).sum(1)
+        assert cosine.min() > 0.99
+
+
+def test_weights_and_buffers_come_back_bit_for_bit_as_safetensors(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is DualSubspaceModel and not loaded.training
+    for name, tensor in fitted.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert loaded.config.fusion_choice == fitted.config.fusion_choice
+
+
+def test_auto_classes_know_the_model():
+    config = AutoConfig.for_model("dualspace", audio_hidden=[4], visual_hidden=[4])
+    assert type(AutoModel.from_config(config)) is DualSubspaceModel
+
+
+def test_buffers_missing_from_a_file_come_back_as_the_identity(make_model, tmp_path):
+    """A checkpoint without statistics or fusion, as other code may write it, is unfitted and not garbage."""
+    model = make_model()
+    parameters = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    model.save_pretrained(tmp_path, state_dict=parameters)
+    loaded = DualSubspaceModel.from_pretrained(tmp_path)
+    assert not loaded.fitted
+    assert loaded.audio_statistics.mean.eq(0).all() and loaded.visual_statistics.scale.eq(1).all()
+    assert loaded.fusion.audio_weights.eq(0).all()
+
+
+def test_loading_the_state_of_an_unfitted_model_unfits(fitted, make_model):
+    fitted.load_state_dict(make_model().state_dict())
+    assert not fitted.fitted
+
+
+def test_models_pickle_and_copy(fitted, batch):
+    for twin in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert torch.equal(
+            twin.get_audio_embeds(batch["audio_features"]), fitted.get_audio_embeds(batch["audio_features"])
+        )
+
+
+def test_a_loaded_model_compiles_whole_at_once(fitted, batch, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    compiled = torch.compile(AutoModel.from_pretrained(tmp_path), fullgraph=True, backend="eager")
+    embeds = compiled(audio_features=batch["audio_features"]).audio_embeds
+    assert torch.equal(embeds, fitted.get_audio_embeds(batch["audio_features"]))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_steps_and_embeddings_are_those_of_the_model(fitted, batch, backend):
+    compiled = torch.compile(fitted, fullgraph=True, backend=backend)
+    audio = batch["audio_features"]
+    torch.testing.assert_close(compiled(audio_features=audio).audio_embeds, fitted.get_audio_embeds(audio))
+    fitted.train()
+    torch.testing.assert_close(compiled(**batch).loss, fitted(**batch).loss)
+    compiled(**batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in fitted.parameters())
+
+
+def test_autocast_keeps_the_losses_and_the_fusion_in_float32(fitted, batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = fitted(**batch)
+    assert output.loss.dtype == torch.float32
+    assert output.audio_embeds.dtype == torch.float32
+
+
+def test_the_stock_trainer_trains_and_evaluates_without_an_adapter(make_model, make_batch, tmp_path):
+    data = make_batch(96)
+    clips = [dict(zip(data, row, strict=True)) for row in zip(*(rows.tolist() for rows in data.values()), strict=True)]
+    model = make_model(alpha=1.0)
+    model.prepare([data])
+    arguments = TrainingArguments(
+        tmp_path, per_device_train_batch_size=32, num_train_epochs=15, learning_rate=1e-2, report_to=[],
+        save_strategy="no", disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=clips, eval_dataset=clips)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    model.finish([data])
+    prediction = trainer.predict(clips)
+    assert prediction.metrics["test_loss"] < before - 0.3
+    audio, visual = prediction.predictions
+    assert audio.shape == visual.shape == (96, 4)
+
+
+def test_the_stock_trainer_evaluates_clips_that_nobody_labelled(make_model, batch, tmp_path):
+    clips = [
+        {"audio_features": audio, "visual_features": visual}
+        for audio, visual in zip(batch["audio_features"].tolist(), batch["visual_features"].tolist(), strict=True)
+    ]
+    arguments = TrainingArguments(tmp_path, label_names=[], report_to=[], disable_tqdm=True, use_cpu=True)
+    assert Trainer(make_model(variant="explicit"), arguments, eval_dataset=clips).evaluate()["eval_loss"] < 0
+
+
+@pytest.mark.parametrize(
+    "missing", ["fusion.audio_weights", "visual_towers.implicit.0.weight", "audio_statistics.mean"]
+)
+def test_a_file_that_lacks_a_part_gives_an_unfitted_model(fitted, tmp_path, missing):
+    state = {name: tensor for name, tensor in fitted.state_dict().items() if name != missing}
+    fitted.save_pretrained(tmp_path, state_dict=state)
+    assert not AutoModel.from_pretrained(tmp_path).fitted
+
+
+def test_fine_tuning_to_other_classes_takes_their_number_or_names(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    by_number = AutoModel.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    names = {0: "a", 1: "b", 2: "c", 3: "d"}
+    by_name = AutoModel.from_pretrained(tmp_path, id2label=names, ignore_mismatched_sizes=True)
+    assert by_number.config.num_labels == 5 and by_name.config.label2id == {"a": 0, "b": 1, "c": 2, "d": 3}
+    for model in (by_number, by_name):
+        # Heads of another width were made anew: the towers below are those of the file, the fusion is no longer fitted.
+        weight = model.audio_towers.explicit[0].weight
+        assert torch.equal(weight, fitted.audio_towers.explicit[0].weight) and not model.fitted
