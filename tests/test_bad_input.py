@@ -63,9 +63,8 @@ def test_a_bad_row_is_named_by_its_number_in_the_split(make_model, batch):
     for step in (make_model().prepare, make_model().finish):
         with pytest.raises(ValueError, match="Bad label in row 65"):
             step([unlabelled, later])
-        with pytest.raises(
-            ValueError, match="Bad label in row 1011"
-        ):  # what a shard calls row 5 is row 1011 of the split
+        # What a shard would call its row 5 is row 1011 of the split.
+        with pytest.raises(ValueError, match="Bad label in row 1011"):
             step([later | {"index": torch.arange(60) * 2 + 1001}])
 
 
