@@ -47,8 +47,8 @@ def canonical_correlation(
         centred_audio, centred_visual = _centred(audio), _centred(visual)
         factor_audio = _cholesky(centred_audio, audio, ridge, relative)
         factor_visual = _cholesky(centred_visual, visual, ridge, relative)
-        return _sum_of_correlations(factor_audio, centred_audio.T @ centred_visual / len(audio), factor_visual, kind,
-                                    len(audio))  # fmt: skip
+        cross = centred_audio.T @ centred_visual / len(audio)
+        return _sum_of_correlations(factor_audio, cross, factor_visual, kind, rows=len(audio))
 
 
 def _sum_of_correlations(

@@ -55,7 +55,8 @@ class CrossModalModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     uses_labels: ClassVar[bool] = True
-    """False where no label is read: the trainer then drops them from every batch."""
+    """False where no label is read: the trainer then drops them from every batch. Ask the model, not its class: a
+    subclass may let its config decide."""
 
     def __init__(self, config: CrossModalConfig):
         config.validate()
