@@ -104,18 +104,20 @@ def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0,
     white_audio, white_visual = whitening(audio), whitening(visual)
     left, values, right = torch.linalg.svd(white_audio.T @ covariances.cross @ white_visual, full_matrices=False)
     left, right = white_audio @ left, white_visual @ right.mT
-    kept = min(int((values > _rounding(audio, left, covariances.cross, right, visual)).cumprod(0).sum()), dim)
-
-    def padded(weights: Tensor) -> Tensor:
-        return torch.cat([weights[:, :kept], weights.new_zeros(len(weights), dim - kept)], dim=1)
-
-    audio_weights, visual_weights = padded(left), padded(right)
-    correlations = torch.cat([values[:kept], values.new_zeros(dim - kept)])
+    kept = (values > _rounding(audio, left, covariances.cross, right, visual)).nonzero().squeeze(1)[:dim]
     # A direction and its mirror image are equally right: the largest weight is made positive, so that runs agree.
-    largest = audio_weights.gather(0, audio_weights.abs().argmax(dim=0, keepdim=True))
+    largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(largest)
+
+    def padded(columns: Tensor) -> Tensor:
+        return nn.functional.pad(columns[..., kept], (0, dim - len(kept)))
+
     return Directions(
-        covariances.audio_mean, audio_weights * sign, covariances.visual_mean, visual_weights * sign, correlations
+        covariances.audio_mean,
+        padded(left * sign),
+        covariances.visual_mean,
+        padded(right * sign),
+        padded(values),
     )
 
 
