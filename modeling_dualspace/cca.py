@@ -183,7 +183,7 @@ class CanonicalLayer(KeepsFloat32):
     @property
     def fitted(self) -> bool:
         """Whether directions were set. The flag travels with the weights; once seen it is not read again."""
-        if not self._fitted:
+        if not self._fitted and not self.fitted_flag.is_meta:
             self._fitted = bool(self.fitted_flag.item())
         return self._fitted
 
@@ -233,5 +233,6 @@ class CanonicalLayer(KeepsFloat32):
             return nn.functional.normalize(variates / largest, dim=1)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._fitted = False
         super()._load_from_state_dict(*args, **kwargs)
+        self._fitted = False
+        _ = self.fitted  # looked at here, so that no compiled graph has to

@@ -50,6 +50,8 @@ def gather_named_rows(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     device = next(iter(rows.values())).device
     kinds = repr([(name, str(tensor.dtype), tuple(tensor.shape[1:])) for name, tensor in rows.items()])
     header = [zlib.crc32(kinds.encode()), *map(len, rows.values())]
+    if len(header) > _HEADER:
+        raise ValueError(f"A batch may bring {_HEADER - 1} named tensors at most, got {len(rows)}.")
     header += [0] * (_HEADER - len(header))
     headers = all_gather(torch.tensor(header, device=device)).tolist()
     if len({other[0] for other in headers}) > 1:

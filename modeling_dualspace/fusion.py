@@ -30,7 +30,7 @@ class HeldOut(NamedTuple):
     audio: Tensor
     visual: Tensor
     targets: Tensor
-    """memberships `(n, C)`; or numbers `(n,)` where nobody labelled the clips: then only a pair is relevant"""
+    """memberships `(n, C)`; or numbers `(n,)` where no two clips share a class: then only a pair is relevant"""
     numbers: Tensor
     """`(n,)`, one of its own for each clip of all processes"""
     gallery_audio: Tensor
@@ -67,12 +67,14 @@ def held_out_from(outputs: Outputs, config: DualSubspaceConfig, device: torch.de
     visual = torch.cat([none, *(visual.float() for _, visual, _ in outputs)])
     numbers = torch.arange(len(audio), device=device) + (process_index() << 40)
     targets = numbers
-    if moments.class_weight.any():
-        # What nobody labelled is neither relevant nor irrelevant to anything.
-        pairs = [_targets(rows, labels, config) for rows, _, labels in outputs]
+    pairs = [_targets(rows, labels, config) for rows, _, labels in outputs]
+    members = torch.cat([none[:, config.explicit_dim :], *(targets for targets, _ in pairs)])
+    clips = members.sum(dim=0)
+    all_reduce_sum(clips)
+    if (clips > 1).any():
+        # Some clips share a class. What nobody labelled is neither relevant nor irrelevant to anything.
         known = torch.cat([none[:, 0] > 0, *(known for _, known in pairs)])
-        targets = torch.cat([none[:, config.explicit_dim :], *(targets for targets, _ in pairs)])
-        audio, visual, targets, numbers = audio[known], visual[known], targets[known], numbers[known]
+        audio, visual, targets, numbers = audio[known], visual[known], members[known], numbers[known]
     mine = (audio, visual, targets, numbers)
     everyone = gather_rows(audio), gather_rows(visual), gather_rows(targets), gather_rows(numbers)
     return HeldOut(*mine, *everyone, moments)

@@ -1,7 +1,7 @@
 r"""The three terms of the dual-subspace objective (Zeng et al., ACM TOMM 2023), for tensors of the global batch.
 
-Each is differentiable, computed in float32 or better whatever comes in, and finite for any batch: fewer rows than
-columns, one row, rows that are all alike. None is a mean over rows, so none may be computed on a shard and averaged.
+Each is differentiable, computed in float32 or better whatever comes in, and finite wherever the squares of its rows are:
+with fewer rows than columns, one row, rows that are all alike. None is a mean over rows, so none may be computed on a shard and averaged.
 """
 
 import math
@@ -62,7 +62,10 @@ def _sum_of_correlations(
     if kind == "nuclear":
         # n centred rows span n - 1 directions. The rest are rounding: they have no correlation, and their singular
         # vectors no meaning, so they must not send a gradient.
-        return torch.linalg.svdvals(rotated)[: rows - 1].sum()
+        # A singular value decomposition refuses a NaN, which is to show in the loss: it is given zeros instead.
+        finite = torch.isfinite(rotated).all()
+        values = torch.linalg.svdvals(torch.where(finite, rotated, 0.0))
+        return torch.where(finite, values[: rows - 1].sum(), torch.nan)
     raise ValueError(f"Correlation kind must be 'nuclear' or 'frobenius', got {kind!r}.")
 
 

@@ -183,10 +183,16 @@ class CrossModalModel(PreTrainedModel):
             if not self.uses_labels:
                 batch.pop("labels", None)
             self._check_pairs(batch)
-            numbers = batch.get("index", rows)
+            size = len(batch["audio_features"])
+            index = batch.get("index")
+            if index is not None and (index.shape != (size,) or index.dtype not in (torch.int64, torch.int32)):
+                raise ValueError(
+                    f"`index` holds the row of each clip as an integer, shape ({size},); got {index.dtype} of shape "
+                    f"{tuple(index.shape)}."
+                )
+            numbers = rows if index is None else index
             for name in ("audio", "visual"):
                 check_finite(batch[f"{name}_features"], f"{name} features", numbers)
-            size = len(batch["audio_features"])
             if "labels" in batch:
                 check_labels(batch["labels"], self.config.num_labels or 0, size, numbers)
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
@@ -225,7 +231,7 @@ class CrossModalModel(PreTrainedModel):
                 "`model.finish(batches)` with the training batches first, or load a model that was saved after it."
             )
         self._check_features(features, width, name)
-        if self.training:
+        if self.training or (not torch.compiler.is_compiling() and any(module.training for module in self.modules())):
             with self._evaluating():
                 embeds = embed(features)
         else:

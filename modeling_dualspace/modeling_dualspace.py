@@ -136,6 +136,7 @@ class DualSubspaceModel(CrossModalModel):
         self.audio_statistics.set(audio, self.config.feature_scaling)
         self.visual_statistics.set(visual, self.config.feature_scaling)
         self.fusion.forget()
+        self.config.fusion_choice = None
         self._report_missing_classes(seen)
 
     def _report_missing_classes(self, seen: Tensor) -> None:
@@ -204,6 +205,7 @@ class DualSubspaceModel(CrossModalModel):
                 f"The model was built for embeddings {len(self.fusion.correlations)} wide, and its config asks for "
                 f"{self.config.output_dim} now: set `variant`, `fusion` and `embed_dim` before building it."
             )
+        self.config.fusion_choice = None
         self._share_batch_statistics()
         held_out = None
         with self._evaluating(), torch.no_grad():

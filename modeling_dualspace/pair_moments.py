@@ -133,8 +133,9 @@ class PairMoments:
     def _update_chunk(self, audio: Tensor, visual: Tensor, members: Tensor | None, weights: Tensor | None) -> None:
         check_finite(audio, "audio features", self.rows)
         check_finite(visual, "visual features", self.rows)
-        if self.rows == 0:
-            self.audio_centre, self.visual_centre = Centre(audio[0].clone()), Centre(visual[0].clone())
+        if not self.weight > 0:  # no sum is anything yet: the pivots may still be put among rows that count
+            first = 0 if weights is None else int((weights > 0).to(torch.uint8).argmax())
+            self.audio_centre, self.visual_centre = Centre(audio[first].clone()), Centre(visual[first].clone())
         self.rows += len(audio)
         weight = audio.new_tensor(float(len(audio))) if weights is None else weights.sum()
         total = (self.weight + weight).clamp_min(_TINY)
@@ -188,7 +189,7 @@ class PairMoments:
         if shapes[0] != shapes[1]:
             raise ValueError(f"Moments of different widths do not merge: {shapes[0]} against {shapes[1]}.")
         other = copy.deepcopy(other)
-        if self.rows == 0:
+        if not self.weight > 0:
             self.audio_centre, self.visual_centre = other.audio_centre, other.visual_centre
         other.audio_centre = other.audio_centre.about(self.audio_centre.pivot)
         other.visual_centre = other.visual_centre.about(self.visual_centre.pivot)

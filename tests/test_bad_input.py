@@ -140,3 +140,9 @@ def test_a_batch_smaller_than_the_subspace_is_safe(make_model, make_batch, rows)
     output.loss.backward()
     assert torch.isfinite(output.loss)
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("index", [torch.tensor(3), torch.arange(59), torch.ones(60, dtype=torch.bool)])
+def test_an_index_that_numbers_no_rows_is_refused(make_model, batch, index):
+    with pytest.raises(ValueError, match=r"`index` holds the row of each clip as an integer, shape \(60,\); got"):
+        make_model().prepare([batch | {"index": index}])

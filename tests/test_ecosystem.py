@@ -138,3 +138,16 @@ def test_fine_tuning_to_other_classes_takes_their_number_or_names(fitted, tmp_pa
         # Heads of another width were made anew: the towers below are those of the file, the fusion is no longer fitted.
         weight = model.audio_towers.explicit[0].weight
         assert torch.equal(weight, fitted.audio_towers.explicit[0].weight) and not model.fitted
+
+
+def test_a_model_on_the_meta_device_is_not_fitted(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    assert not AutoModel.from_pretrained(tmp_path, device_map="meta").fitted
+
+
+def test_a_state_that_was_loaded_compiles_whole_at_once(fitted, make_model, batch):
+    model = make_model()
+    model.load_state_dict(fitted.state_dict())
+    compiled = torch.compile(model.eval(), fullgraph=True, backend="eager")
+    embeds = compiled(audio_features=batch["audio_features"]).audio_embeds
+    assert torch.equal(embeds, fitted.get_audio_embeds(batch["audio_features"]))

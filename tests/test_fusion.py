@@ -249,3 +249,14 @@ def test_directions_that_correlate_the_wrong_way_are_worth_nothing():
         directions.visual_mean.double(), -directions.visual_weights.double(), directions.correlations.double(),
     )  # fmt: skip
     assert (projected_correlations(found, moments_of(audio, visual, members).covariances()) == 0).all()
+
+
+def test_labels_that_no_two_clips_share_choose_nothing_and_pairs_do():
+    audio, visual, _ = make_split(seed=1)
+    lonely = torch.full((90,), -100)
+    lonely[:3] = torch.arange(3)
+    layer, _ = fuse(make_config(fusion="cca"))
+    nobody = torch.full((90,), -100)
+    assert held_out_map(layer, outputs_of(audio, visual, lonely)) == held_out_map(
+        layer, outputs_of(audio, visual, nobody)
+    )

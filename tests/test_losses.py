@@ -326,3 +326,10 @@ def test_an_unknown_kind_is_refused_with_the_choices():
         discriminative_loss(*outputs[:2], targets, kind="rows")
     with pytest.raises(ValueError, match="Orthogonality kind must be 'paper', 'batch' or 'scale_free', got 'free'"):
         orthogonality_loss(*outputs, kind="free")
+
+
+@pytest.mark.parametrize("kind", ["nuclear", "frobenius"])
+def test_a_nan_shows_in_the_correlation(kind):
+    rows = torch.randn(20, 3)
+    rows[4, 1] = torch.nan
+    assert canonical_correlation(rows, torch.randn(20, 3), kind=kind).isnan()

@@ -329,3 +329,17 @@ def test_a_part_that_somebody_froze_stays_frozen(fitted, batch):
     fitted.finish([batch])
     fitted.get_audio_embeds(batch["audio_features"])
     assert fitted.visual_towers.training and not fitted.audio_towers.explicit[0].training
+
+
+def test_a_part_in_train_mode_does_not_make_embeddings_a_matter_of_chance(make_model, batch):
+    model = make_model(dropout=0.5)
+    model.finish([batch])
+    model.eval().audio_towers.train()
+    one, other = (model.get_audio_embeds(batch["audio_features"]) for _ in range(2))
+    assert torch.equal(one, other) and model.audio_towers.training
+
+
+def test_a_choice_does_not_outlive_its_fusion(fitted, batch):
+    with pytest.raises(ValueError, match="Nothing to fit"):
+        fitted.finish([{name: rows[:1] for name, rows in batch.items()}])
+    assert fitted.config.fusion_choice is None

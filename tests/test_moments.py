@@ -273,3 +273,14 @@ def test_column_moments_equal_two_passes_for_any_split(splits, offset):
     assert columns.count == 200
     np.testing.assert_allclose(columns.mean, rows.numpy().mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(columns.variance(), rows.numpy().var(axis=0), rtol=1e-12)
+
+
+def test_rows_of_no_weight_do_not_set_the_pivot():
+    rows = torch.randn(50, 2, dtype=torch.float64) * 1e-3 + 1e8
+    outlier = torch.full((1, 2), 1e15, dtype=torch.float64)
+    weights = torch.ones(51)
+    weights[0] = 0
+    both = torch.cat([outlier, rows])
+    found = PairMoments(2, 2).update(both, both, weights=weights).covariances().audio
+    expected = PairMoments(2, 2).update(rows, rows).covariances().audio
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
