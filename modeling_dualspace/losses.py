@@ -1,7 +1,8 @@
 r"""The three terms of the dual-subspace objective (Zeng et al., ACM TOMM 2023), for tensors of the global batch.
 
-Each is differentiable, computed in float32 or better whatever comes in, and finite wherever the squares of its rows are:
-with fewer rows than columns, one row, rows that are all alike. None is a mean over rows, so none may be computed on a shard and averaged.
+Each is differentiable, computed in float32 or better whatever comes in, and finite wherever the squares of its rows
+are: with fewer rows than columns, one row, rows that are all alike. None is a mean over rows, so none may be computed
+on a shard and averaged.
 """
 
 import math
