@@ -204,6 +204,11 @@ class DualSubspaceConfig(CrossModalConfig):
         return max(self.embed_dim, self.implicit_dim) if self.fused == "weighted-cluster-cca" else self.embed_dim
 
     @property
+    def fusion_is_open(self) -> bool:
+        """Whether anything is left for validation to choose."""
+        return self.fused == "weighted-cluster-cca" and None in (self.fusion_cluster_weight, self.fusion_ridge)
+
+    @property
     def fused(self) -> str:
         """What is embedded: `fusion`, or the one subspace of the variants that have but one."""
         return self.variant if self.variant in ("explicit", "implicit") else self.fusion

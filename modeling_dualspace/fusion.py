@@ -113,14 +113,14 @@ def fit_fusion(layer: CanonicalLayer, config: DualSubspaceConfig, train: PairMom
         held_out: validation outputs, or None.
     """
     unseen = {"explicit": _explicit, "implicit": _implicit, "cca": _cca}
-    weight, ridge = config.fusion_cluster_weight, config.fusion_ridge
     if config.fused in unseen:
         chosen = unseen[config.fused](config, train)
-    elif held_out is None or None not in (weight, ridge):
+    elif config.fusion_is_open and held_out is not None:
+        chosen = _best(_candidates(config, train, held_out), layer, held_out)
+    else:
+        weight = config.fusion_cluster_weight
         weight = UNCHOSEN_CLUSTER_WEIGHT if weight is None else weight
         chosen = _weighted(config, train, weight, _ridge(config), held_out)
-    else:
-        chosen = _best(_candidates(config, train, held_out), layer, held_out)
     layer.set(chosen.directions, chosen.power)
     if not layer.correlations.any():
         layer.forget()

@@ -211,10 +211,12 @@ class CrossModalModel(PreTrainedModel):
     def _check_features(self, features: Tensor, width: int, name: str) -> Tensor:
         _check_tensor(features, f"{name} features")
         if features.ndim != 2 or features.shape[1] != width:
-            raise ValueError(
-                f"Expected {name} features of shape (n, {width}), got {tuple(features.shape)}. Pool frames into one "
-                f"vector a clip, or set `{name}_dim` in the config to the width of your features."
+            mend = (
+                "That is one clip: add a dimension with `unsqueeze(0)`, or put a DataLoader around a data set"
+                if features.shape == (width,)
+                else f"Pool frames into one vector a clip, or set `{name}_dim` in the config to that of your features"
             )
+            raise ValueError(f"Expected {name} features of shape (n, {width}), got {tuple(features.shape)}. {mend}.")
         if not features.is_floating_point():
             raise ValueError(f"Expected {name} features of a floating type, got {features.dtype}: call `.float()`.")
         return features

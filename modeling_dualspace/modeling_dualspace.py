@@ -214,8 +214,7 @@ class DualSubspaceModel(CrossModalModel):
                 held_out = held_out_from(self._outputs(validation), self.config, self.device)
             self.config.fusion_choice = fit_fusion(self.fusion, self.config, train, held_out)
         choice = self.config.fusion_choice
-        fixed = None not in (self.config.fusion_cluster_weight, self.config.fusion_ridge)
-        if choice["candidate"] == "weighted-cluster-cca" and held_out is None and not fixed:
+        if self.config.fusion_is_open and held_out is None:
             logger.warning(
                 f"No validation split: the fusion takes its default, a cluster weight of {choice['cluster_weight']} "
                 f"and a ridge of {choice['ridge']}, and is not chosen."

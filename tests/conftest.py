@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
 
-# Two thread pools (torch's, OpenBLAS') that spin against each other make tiny matrices ten times slower.
+# On tiny matrices two thread pools, torch's and OpenBLAS', mostly wait for each other.
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent

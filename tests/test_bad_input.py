@@ -8,7 +8,7 @@ import torch
     ("change", "message"),
     [
         ({"audio_features": torch.zeros(60, 5)}, r"Expected audio features of shape \(n, 6\), got \(60, 5\)"),
-        ({"audio_features": torch.zeros(6)}, r"Expected audio features of shape \(n, 6\), got \(6,\)"),
+        ({"audio_features": torch.zeros(6)}, r"got \(6,\). That is one clip: .*put a DataLoader around a data set"),
         ({"audio_features": [[0.0] * 6] * 60}, "Expected `audio_features` as a torch.Tensor, got list"),
         ({"labels": [0] * 60}, "Expected `labels` as a torch.Tensor, got list: call `torch.as_tensor` first"),
         ({"visual_features": torch.zeros(59, 8)}, "must pair up: 60 against 59"),

@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from modeling_dualspace import (
@@ -151,3 +153,16 @@ def test_a_state_that_was_loaded_compiles_whole_at_once(fitted, make_model, batc
     compiled = torch.compile(model.eval(), fullgraph=True, backend="eager")
     embeds = compiled(audio_features=batch["audio_features"]).audio_embeds
     assert torch.equal(embeds, fitted.get_audio_embeds(batch["audio_features"]))
+
+
+def test_a_data_loader_over_a_data_set_is_a_data_pass(make_model, batch):
+    columns = {name: rows.tolist() for name, rows in batch.items()} | {"clip_id": [f"clip-{row}" for row in range(60)]}
+    loader = DataLoader(Dataset.from_dict(columns).with_format("torch"), batch_size=25)
+    model, twin = make_model(), make_model()
+    twin.load_state_dict(model.state_dict())
+    model.prepare(loader)
+    twin.prepare([batch])
+    torch.testing.assert_close(model.audio_statistics.state_dict(), twin.audio_statistics.state_dict())
+    model.finish(loader, loader)
+    twin.finish([batch], [batch])
+    assert model.config.fusion_choice["candidate"] == twin.config.fusion_choice["candidate"]
