@@ -6,13 +6,11 @@ stdout, progress to stderr.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-
 from . import __version__
+from .console import exit_code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,20 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError, StrictDataclassError) as error:
-        print(f"dualspace: {_sentence(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("dualspace: interrupted", file=sys.stderr)
-        return 130
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return exit_code("dualspace", lambda: arguments.run(arguments))
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -5,8 +5,17 @@ import os
 # Nothing in the suite may wait for a network that is not there; huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import atexit
+import importlib.util
 import shutil
+import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
+
+if "HF_DATASETS_CACHE" not in os.environ:  # nor may it fill the cache of whoever runs it
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="dualspace-datasets-")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import pytest
 import torch
@@ -55,6 +64,21 @@ def data_root() -> Path:
         if folder and Path(folder).is_dir():
             return Path(folder)
     pytest.skip("real data is not here: set DUALSPACE_DATA to the folder that holds it")
+
+
+def _script(name: str) -> ModuleType:
+    qualified = f"dataset_script_{name}"
+    if qualified not in sys.modules:  # one module a script: `datasets` looks classes up by module
+        spec = importlib.util.spec_from_file_location(qualified, ROOT / "dataset_scripts" / f"{name}.py")
+        sys.modules[qualified] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[qualified])
+    return sys.modules[qualified]
+
+
+@pytest.fixture(scope="session")
+def script():
+    """`script("vegas")`: the module of dataset_scripts/vegas.py."""
+    return _script
 
 
 @pytest.fixture

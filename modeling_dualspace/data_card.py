@@ -1,0 +1,230 @@
+"""The card of a data set: what `load_dataset` must know, in YAML, and what a person should, in prose and a figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from datasets import ClassLabel, DatasetInfo, List, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
+
+from .feature_parts import FeatureSource
+from .feature_schema import Description
+from .files import MARKER
+
+TEMPLATE = Path(__file__).with_name("data_card.md")
+UNLABELLED, UNPAIRED = "(unlabelled)", "(unpaired)"
+FIGURE = "clips-per-class.svg"
+COLOURS = ("#4477aa", "#ddaa33", "#bb5566")  # apart for every eye, and in grey
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (0, "1M<n<10M"))
+MEANINGS = {
+    "clip_id": "a clip's own name, unique over all splits of a configuration",
+    "audio_features": "one vector of the sound",
+    "visual_features": "one vector of the picture",
+    "label": "the category",
+    "labels": "the categories, as 0 and 1",
+    "path": "the film",
+    "start": "where the clip begins in its film, in seconds",
+    "end": "where it ends",
+}
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """A split as it was written."""
+
+    name: str
+    rows: int
+    size: int
+    files: list[str]
+    counts: dict[str, int]
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class ConfigFacts:
+    """A configuration as it was written."""
+
+    source: FeatureSource
+    description: Description
+    splits: list[SplitFacts]
+
+    @property
+    def name(self) -> str:
+        """Of the configuration."""
+        return self.source.name
+
+    @property
+    def class_names(self) -> list[str]:
+        """None at all where nobody annotated."""
+        return self.source.names or []
+
+    @property
+    def rows(self) -> int:
+        """Over all splits."""
+        return sum(split.rows for split in self.splits)
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a person should read about a data set, beyond what can be counted.
+
+    Args:
+        title: of the card.
+        name: of the folder, by which `load_dataset` finds it.
+        template: a Jinja file that extends `data_card.md` and fills its blocks; None is that file itself.
+        columns: what columns beyond the usual ones mean.
+    """
+
+    title: str
+    name: str
+    template: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_card(folder: Path, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
+    """Writes figures and, as the last file of all, README.md."""
+    figures: dict[tuple, dict[str, str]] = {}
+    for config in configs:  # folds of one data set have the same classes, and share a figure
+        totals = tuple(sorted(_totals(config).items()))
+        if config.class_names and totals not in figures:
+            name = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
+            (folder / name).write_text(clips_per_class(config), encoding="utf-8")
+            figures[totals] = {"config": config.name, "path": name}
+    values = {
+        "title": card.title,
+        "name": card.name,
+        "kind": _kind,
+        "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),
+        "configs": configs,
+        "notes": list(dict.fromkeys(note for config in configs for note in _findings(config, len(configs) > 1))),
+        "figures": list(figures.values()),
+        "count_table": _count_table,
+        "synthetic": any(config.description.synthetic for config in configs),
+    }
+    try:
+        content = DatasetCard(_environment(card.template).get_template("card").render(values))
+    except TemplateError as error:
+        raise ValueError(f"The template {card.template or TEMPLATE} cannot be filled: {error}.") from None
+    content.data["size_categories"] = [_size_category(sum(split.rows for split in configs[0].splits))]
+    content.data["configs"] = [_files_of(config, default=config is configs[0]) for config in configs]
+    content.data["dataset_info"] = _infos(configs)
+    (folder / MARKER).write_text(str(content), encoding="utf-8")
+
+
+def _environment(template: Path | None) -> Environment:
+    sources = {TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")}
+    sources["card"] = template.read_text(encoding="utf-8") if template else sources[TEMPLATE.name]
+    return Environment(
+        loader=DictLoader(sources), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+
+
+def _files_of(config: ConfigFacts, default: bool) -> dict[str, Any]:
+    """Which files make up the splits of a configuration; a pattern stands for all shards of a part."""
+    patterns = {}
+    for split in config.splits:
+        parts = dict.fromkeys(f"{name.rsplit('-', 3)[0]}-*" for name in split.files)
+        patterns[split.name] = list(parts)
+    files = [{"split": name, "path": paths if len(paths) > 1 else paths[0]} for name, paths in patterns.items()]
+    return {"config_name": config.name, "data_files": files} | ({"default": True} if default else {})
+
+
+def _infos(configs: Sequence[ConfigFacts]) -> dict | list:
+    """`dataset_info` as `datasets` writes it, and the description, which it reads and does not write."""
+    infos = {}
+    for config in configs:
+        splits = SplitDict()
+        for split in config.splits:
+            splits.add(SplitInfo(split.name, num_bytes=split.size, num_examples=split.rows))
+        size = sum(split.size for split in config.splits)
+        infos[config.name] = DatasetInfo(features=config.source.features, splits=splits, dataset_size=size)
+    data = DatasetCardData()
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    found = data["dataset_info"]
+    for info in found if isinstance(found, list) else [found]:
+        name = info.get("config_name", "default")
+        info["description"] = str(next(config.description for config in configs if config.name == name))
+    return found
+
+
+def _findings(config: ConfigFacts, several: bool) -> list[str]:
+    """What the counts themselves show to be amiss."""
+    where = f" (configuration `{config.name}`)" if several else ""
+    found = [f"{note.removesuffix('.')}{where}." for note in config.source.notes]
+    dropped = sum(split.dropped for split in config.splits)
+    if dropped:
+        found.append(f"{dropped} rows of the source held NaN or infinity and were left out{where}.")
+    for split in config.splits:
+        absent = [name for name in config.class_names if not split.counts.get(name)]
+        if absent:
+            found.append(f"The {split.name} split has no clip of {', '.join(absent)}{where}.")
+        if split.counts.get(UNLABELLED):
+            found.append(f"{split.counts[UNLABELLED]} clips of the {split.name} split have no label{where}.")
+        if split.counts.get(UNPAIRED):
+            found.append(
+                f"{split.counts[UNPAIRED]} clips of the {split.name} split lack a sound or a picture{where}: "
+                "`keep_paired` leaves them out."
+            )
+    return found
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, List):
+        return f"{feature.length} x {feature.feature.dtype}"
+    return f"{feature.num_classes} classes" if isinstance(feature, ClassLabel) else str(feature.dtype)
+
+
+def _totals(config: ConfigFacts) -> dict[str, int]:
+    return {name: sum(split.counts.get(name, 0) for split in config.splits) for name in config.class_names}
+
+
+def _size_category(rows: int) -> str:
+    return next(name for limit, name in SIZES if rows < limit or not limit)
+
+
+def _count_table(config: ConfigFacts) -> str:
+    """Clips per class and split, as a Markdown table."""
+    names = list(config.class_names)
+    if any(split.counts.get(UNLABELLED) for split in config.splits):
+        names.append(UNLABELLED)
+    lines = ["| class | " + " | ".join(split.name for split in config.splits) + " |"]
+    lines.append("|---|" + "---:|" * len(config.splits))
+    for name in names:
+        lines.append(f"| {name} | " + " | ".join(f"{split.counts.get(name, 0):,}" for split in config.splits) + " |")
+    lines.append("| **clips** | " + " | ".join(f"**{split.rows:,}**" for split in config.splits) + " |")
+    return "\n".join(lines)
+
+
+def clips_per_class(config: ConfigFacts) -> str:
+    """The figure: a bar a class, made of its splits, as SVG.
+
+    Plain text beats a plotting library here: the same rows give the same bytes, and writing a data set needs no extra.
+    """
+    names, totals = list(config.class_names), _totals(config)
+    left, width, row, top = 40 + 7 * max(map(len, names)), 420, 22, 46
+    scale = width / max(1.0, *totals.values())
+    height = top + row * len(names) + 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 70} {height}" '
+        f'width="{left + width + 70}" font-family="sans-serif" font-size="12" role="img">',
+        f"<title>Clips per class and split, {escape(config.name)}</title>",
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for number, split in enumerate(config.splits):
+        x = float(left + 110 * number)
+        parts.append(f'<rect x="{x:.0f}" y="14" width="12" height="12" fill="{COLOURS[number % len(COLOURS)]}"/>')
+        parts.append(f'<text x="{x + 17:.0f}" y="24" fill="#222">{escape(split.name)}</text>')
+    for line, name in enumerate(names):
+        y, x = top + row * line, float(left)
+        parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end" fill="#222">{escape(name)}</text>')
+        for number, split in enumerate(config.splits):
+            length = scale * split.counts.get(name, 0)
+            colour = COLOURS[number % len(COLOURS)]
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{row - 6}" fill="{colour}"/>')
+            x += length
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 13}" fill="#222">{totals[name]:,}</text>')
+    return "\n".join([*parts, "</svg>", ""])

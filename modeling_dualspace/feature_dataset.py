@@ -1,0 +1,356 @@
+"""Feature data sets: written once, whole or not at all, as a folder `load_dataset` takes, and read into tensors.
+
+Writing: a `FeatureSource` says what the splits of a configuration are made of and reads them chunk by chunk;
+`write_dataset` makes Parquet and a card of one or several. Reading: `to_tensors`, `FeatureBatches`,
+`feature_statistics` and `keep_paired` take a split of any data set with these columns, loaded or streaming.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from tqdm import tqdm
+
+from .arrow_tensors import arrow_view, tensors_of
+from .data_card import UNLABELLED, UNPAIRED, ConfigFacts, DataCard, SplitFacts, write_card
+from .feature_parts import ROW_GROUP, SHARD_BYTES, FeatureSource, Part, write_part
+from .feature_schema import MODALITIES, ContentHash, Description, class_names_of, in_order, vector_values
+from .files import atomic_folder
+from .moments import EMPTY_SPLIT, ColumnMoments
+
+logger = logging.getLogger(__name__)
+
+
+def write_dataset(
+    out: str | Path,
+    sources: Sequence[FeatureSource],
+    card: DataCard,
+    *,
+    drop_bad_rows: bool = False,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: bool = True,
+) -> dict[str, Description]:
+    """Writes a Hub-layout folder: Parquet shards, and a card that declares and describes them.
+
+    Nothing stands under `out` before everything is written and checked: rows that pair up, of the width the schema
+    says, finite, each with an id of its own, every split and every class with at least one.
+
+    Args:
+        out: the folder, made anew.
+        sources: the configurations; the first is what `load_dataset(folder)` loads.
+        card: what a person should read about the data.
+        drop_bad_rows: leave out rows with NaN or infinity, and say so in the card, instead of refusing them.
+        overwrite: replace a former data set.
+        shard_bytes: features of one file, before compression.
+        progress: show a bar on stderr.
+
+    Returns:
+        What each configuration's `ds.info.description` will say.
+    """
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        parts = {part: source for source in sources for split in source.splits.values() for part in split}
+        lengths = [source.lengths.get(part) for part, source in parts.items()]
+        total = None if None in lengths else sum(filter(None, lengths))
+        with tqdm(total=total, unit=" rows", desc=Path(out).name, disable=None if progress else True) as bar:
+            written = {part: write_part(folder, part, source, shard_bytes, bar) for part, source in parts.items()}
+        _settle_bad_rows([name for part in written.values() for name in part.dropped], drop_bad_rows)
+        facts = [_facts_of(folder, source, written) for source in sources]
+        write_card(folder, card, facts)
+    return {fact.name: fact.description for fact in facts}
+
+
+def _settle_bad_rows(names: Sequence[str], drop: bool) -> None:
+    if not names:
+        return
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    if not drop:
+        raise ValueError(
+            f"{len(names)} rows hold NaN or infinity ({some}): mend the source, or leave them out with --drop-bad-rows."
+        )
+    logger.warning("%d rows hold NaN or infinity and are left out: %s", len(names), some)
+
+
+def _facts_of(folder: Path, source: FeatureSource, written: Mapping[str, Part]) -> ConfigFacts:
+    """What a configuration holds, found by reading what was written: the fingerprint is that of the files."""
+    content, splits = ContentHash(source.features), []
+    ids: list[pa.Array] = []
+    for split in in_order(source.splits):
+        parts = [written[part] for part in source.splits[split]]
+        files = [name for part in parts for name in part.files]
+        counts: Counter[str] = Counter()
+        if not content.add(split, _tallied(_row_groups(folder, files), source, ids, counts)):
+            raise ValueError(f"Split {split} of configuration {source.name} is empty: there is nothing to write.")
+        rows, size, dropped = (sum(getattr(part, name) for part in parts) for name in ("rows", "size", "left_out"))
+        splits.append(SplitFacts(split, rows, size, files, dict(counts), dropped))
+    _check_ids(pa.chunked_array(ids), source.name)
+    _check_classes(splits, source)
+    description = Description(
+        content.result(source.names),
+        source.audio,
+        source.visual,
+        source.synthetic,
+        tuple(source.class_names) if source.class_names is not None else None,
+    )
+    return ConfigFacts(source, description, splits)
+
+
+def _row_groups(folder: Path, files: Iterable[str]) -> Iterator[pa.Table]:
+    for name in files:
+        # Group by group: `iter_batches` decodes ahead, the further the longer the file.
+        file = pq.ParquetFile(folder / name)
+        yield from map(file.read_row_group, range(file.num_row_groups))
+
+
+def _tallied(
+    tables: Iterable[pa.Table], source: FeatureSource, ids: list[pa.Array], counts: Counter[str]
+) -> Iterator[pa.Table]:
+    """The same tables; their ids and counts are taken down as they pass."""
+    for table in tables:
+        ids += table["clip_id"].chunks
+        counts.update(_count_classes(table, source))
+        audio, visual = (table[name].is_null() for name in MODALITIES)
+        counts[UNPAIRED] += pc.sum(pc.or_(audio, visual).cast(pa.int64())).as_py() or 0
+        yield table
+
+
+def _count_classes(table: pa.Table, source: FeatureSource) -> dict[str, int]:
+    names = source.names or []
+    if "labels" in source.features:
+        members = np.nan_to_num(vector_values(table["labels"].combine_chunks(), len(names))).sum(axis=0)
+        return {name: int(count) for name, count in zip(names, members, strict=True)}
+    if "label" not in source.features:
+        return {}
+    labels = table["label"].fill_null(-1).to_numpy() + 1
+    counts = np.bincount(labels, minlength=len(names) + 1)
+    return {name: int(count) for name, count in zip([UNLABELLED, *names], counts, strict=True) if count}
+
+
+def _check_ids(ids: pa.ChunkedArray, config: str) -> None:
+    if ids.null_count:
+        raise ValueError(f"{ids.null_count} rows of configuration {config} have no clip_id: each needs one of its own.")
+    counts = pc.value_counts(ids)
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} clip ids of configuration {config} occur more than once "
+            f"({', '.join(twice[:5].to_pylist())}): an id is one clip's own, over all splits."
+        )
+
+
+def _check_classes(splits: Sequence[SplitFacts], source: FeatureSource) -> None:
+    names = source.names or []
+    absent = [name for name in names if not any(split.counts.get(name) for split in splits)]
+    if absent:
+        raise ValueError(
+            f"Configuration {source.name} has no clip of {', '.join(repr(name) for name in absent)}: "
+            "leave the class out of the list of classes, or look where its clips went."
+        )
+
+
+def dataset_fingerprint(splits: Mapping[str, Dataset | IterableDataset]) -> str:
+    """The fingerprint of what was loaded, found anew: for a data set of ours, what its description says.
+
+    Args:
+        splits: what `load_dataset` gives without a split.
+    """
+    first = next(iter(splits.values()))
+    content = ContentHash(first.features)
+    for name in in_order(splits):
+        view = splits[name].with_format("arrow")
+        if isinstance(view, IterableDataset):
+            content.add(name, view.iter(ROW_GROUP))
+        else:
+            content.add(name, (view[start : start + ROW_GROUP] for start in range(0, len(view), ROW_GROUP)))
+    return content.result(class_names_of(first.features, first.info.description))
+
+
+def to_tensors(split: Dataset, *, copy: bool = True) -> dict[str, Tensor]:
+    """A split as one batch of tensors: `index`, `audio_features`, `visual_features`, and `labels` where there are any.
+
+    Args:
+        split: a loaded split, or any selection of its rows.
+        copy: into memory of its own, once. With False, columns that lie in one piece in Arrow are seen where they lie,
+            memory-mapped: never write into those, the process would end there and then.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> split = Dataset.from_dict({"audio_features": [[1.0, 2.0]], "visual_features": [[3.0]], "label": [4]})
+        >>> columns = to_tensors(split)
+        >>> columns["audio_features"], columns["labels"]
+        (tensor([[1., 2.]]), tensor([4]))
+
+        ```
+    """
+    if isinstance(split, IterableDataset):
+        raise ValueError("A streaming split is not all at hand: walk through it with FeatureBatches, or load it whole.")
+    table = arrow_view(split)[:]
+    return {"index": torch.arange(table.num_rows), **tensors_of(table, copy)}
+
+
+class FeatureBatches:
+    """A data pass: every row once, in order, in batches of tensors, as often as it is walked through.
+
+    Nothing but the batch at hand is in memory, unless a loaded split is shuffled: then all of it is, and a batch is a
+    selection of its rows. Under several processes each gets its slice of every batch, so that together they see the
+    batches that one process sees; a slice may be empty. A stream is read by every process, for the same reason.
+
+    Args:
+        split: a loaded split or a streaming one.
+        batch_size: rows of a batch over all processes.
+        seed: shuffle by `(seed, epoch)`; None keeps the order. A stream is shuffled block by block.
+        process_index: which process this is.
+        num_processes: among how many.
+        block: rows of a block.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> split = Dataset.from_dict({"audio_features": [[0.0]] * 5, "visual_features": [[1.0]] * 5})
+        >>> [batch["index"].tolist() for batch in FeatureBatches(split, 2)]
+        [[0, 1], [2, 3], [4]]
+
+        ```
+    """
+
+    def __init__(
+        self,
+        split: Dataset | IterableDataset,
+        batch_size: int = 1024,
+        *,
+        seed: int | None = None,
+        process_index: int = 0,
+        num_processes: int = 1,
+        block: int = 65_536,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.process_index, self.num_processes, self.block = process_index, num_processes, block
+        self.epoch = 0
+        self._resident: dict[str, Tensor] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next walk is that of this epoch: another order, when shuffled."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        streaming = isinstance(self.split, IterableDataset)
+        if self.seed is None:
+            return self._streamed(self.split, self.batch_size) if streaming else self._in_order(self.split)
+        block = max(1, self.block // self.batch_size) * self.batch_size
+        return self._shuffled(self._streamed(self.split, block) if streaming else self._whole(self.split), self.seed)
+
+    def __len__(self) -> int:
+        if isinstance(self.split, IterableDataset):
+            raise TypeError("a stream does not know its length")
+        return -(-len(self.split) // self.batch_size)
+
+    def _slices(self, rows: int) -> Iterator[slice]:
+        for start in range(0, rows, self.batch_size):
+            size = min(self.batch_size, rows - start)
+            yield slice(start + self._share(size).start, start + self._share(size).stop)
+
+    def _share(self, size: int) -> slice:
+        """Which rows of a batch are this process's."""
+        edges = [size * process // self.num_processes for process in (self.process_index, self.process_index + 1)]
+        return slice(*edges)
+
+    def _in_order(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
+        view = arrow_view(split)
+        for part in self._slices(len(split)):
+            yield {"index": torch.arange(part.start, part.stop), **tensors_of(view[part])}
+
+    def _shuffled(self, blocks: Iterable[dict[str, Tensor]], seed: int) -> Iterator[dict[str, Tensor]]:
+        generator = np.random.default_rng([seed, self.epoch])
+        for block in blocks:
+            order = torch.from_numpy(generator.permutation(len(block["index"])))
+            for part in self._slices(len(order)):
+                yield {name: column.index_select(0, order[part]) for name, column in block.items()}
+
+    def _whole(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
+        if self._resident is None:
+            self._resident = to_tensors(split)
+        yield self._resident
+
+    def _streamed(self, stream: IterableDataset, rows: int) -> Iterator[dict[str, Tensor]]:
+        """Blocks of `rows` rows, of which this process takes its share unless they are to be shuffled first."""
+        first = 0
+        for table in stream.with_format("arrow").iter(rows):
+            share = self._share(table.num_rows) if self.seed is None else slice(0, table.num_rows)
+            index = torch.arange(first + share.start, first + share.stop)
+            yield {"index": index, **tensors_of(table.slice(share.start, share.stop - share.start))}
+            first += table.num_rows
+
+
+def feature_statistics(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:
+    """One pass over batches: rows, and mean, std, min, max and share of zeros of each modality's columns.
+
+    Example:
+        ```python
+        >>> batch = {"audio_features": torch.tensor([[0.0], [2.0]]), "visual_features": torch.ones(2, 3)}
+        >>> statistics = feature_statistics([batch])
+        >>> statistics["rows"], statistics["audio_features"]["mean"], statistics["audio_features"]["zeros"]
+        (2, tensor([1.], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
+
+        ```
+    """
+    rows, moments, extremes = 0, {}, {}
+    labels: Counter[int] = Counter()
+    for batch in batches:
+        rows += len(batch[MODALITIES[0]])
+        for name in MODALITIES:
+            column = batch[name]
+            if not len(column):
+                continue
+            low, high, zeros = column.amin(dim=0), column.amax(dim=0), (column == 0).sum(dim=0)
+            if name not in moments:
+                moments[name] = ColumnMoments(column.shape[1], name.removesuffix("_features"))
+                extremes[name] = [low, high, zeros]
+            else:
+                before = extremes[name]
+                extremes[name] = [torch.minimum(before[0], low), torch.maximum(before[1], high), before[2] + zeros]
+            moments[name].update(column)
+        if "labels" in batch and batch["labels"].ndim == 1:
+            labels.update(batch["labels"].tolist())
+    if not rows:
+        raise ValueError(EMPTY_SPLIT)
+    statistics: dict[str, Any] = {"rows": rows}
+    for name, moment in moments.items():
+        low, high, zeros = extremes[name]
+        std = moment.variance().sqrt()
+        statistics[name] = {"mean": moment.mean, "std": std, "min": low, "max": high, "zeros": zeros.double() / rows}
+    return statistics | ({"labels": dict(sorted(labels.items()))} if labels else {})
+
+
+def keep_paired(split: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The clips that have both a sound and a picture: what training needs, and what search does not.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> split = Dataset.from_dict({"audio_features": [[1.0], None], "visual_features": [[2.0], [3.0]]})
+        >>> len(keep_paired(split))
+        1
+
+        ```
+    """
+    if isinstance(split, IterableDataset):
+        return split.filter(
+            lambda audio, visual: audio is not None and visual is not None, input_columns=list(MODALITIES)
+        )
+    table = arrow_view(split)[:]
+    paired = np.logical_and(*(table[name].is_valid().to_numpy() for name in MODALITIES))
+    if not paired.all():
+        logger.warning("%d of %d clips lack a sound or a picture and are left out", (~paired).sum(), len(paired))
+    return split.select(np.flatnonzero(paired))

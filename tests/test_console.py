@@ -1,0 +1,52 @@
+"""How commands end."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from modeling_dualspace.console import exit_code
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ValueError("expected a,\n  got b"), 1, "tool: expected a, got b\n"),
+        (FileNotFoundError(2, "No such file or directory", "films"), 1, "tool: No such file or directory: films\n"),
+        (RuntimeError(), 1, "tool: RuntimeError\n"),
+        (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_a_code(capsys, error, code, sentence):
+    assert exit_code("tool", raising(error)) == code
+    assert capsys.readouterr().err == sentence
+
+
+def test_a_mistake_of_ours_shows_where_it_was_made():
+    with pytest.raises(KeyError):
+        exit_code("tool", raising(KeyError("ours")))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_being_ended_tidies_up(tmp_path):
+    code = (
+        "import sys, time\nfrom modeling_dualspace.console import exit_code\n"
+        "from modeling_dualspace.files import atomic_folder\n"
+        "def command():\n    with atomic_folder(sys.argv[1]):\n"
+        "        print('in', flush=True)\n        time.sleep(60)\n"
+        "sys.exit(exit_code('tool', command))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], stdout=-1, stderr=-1)
+    assert process.stdout.readline() == b"in\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1] == b"tool: interrupted\n" and process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
