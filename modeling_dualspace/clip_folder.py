@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .clip_table import clips_of_list
-from .clips import NOT_UTF8, SPLIT_NAMES, Clip, Entry, check_agreement, fragment, is_inside, nfc, note, shown
+from .clips import NOT_UTF8, SPLIT_NAMES, Clip, Entry, check_agreement, fragment, is_inside, nfc, note
+from .files import printable
 from .splits import FRACTIONS, SPLITS, split_of
 
 VIDEO_EXTENSIONS = tuple(f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts wmv flv ogv 3gp".split())
@@ -127,7 +128,7 @@ def windows(clip: Clip, duration: float, window: float, hop: float) -> list[Clip
 
 
 def _from_folder(folder: Path, scan: _Scan) -> tuple[list[Entry], list[str]]:
-    others = ", ".join(f"{count} {shown(extension)}" for extension, count in sorted(scan.others.items()))
+    others = ", ".join(f"{count} {printable(extension)}" for extension, count in sorted(scan.others.items()))
     if not scan.films:
         looked_for = " ".join(VIDEO_EXTENSIONS)
         raise ValueError(f"No film below {folder}: looked for {looked_for}, passed over {others or 'nothing'}.")
@@ -185,7 +186,7 @@ def _visible(folder: str) -> list[str]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".") and name != "__MACOSX"]
     except OSError as error:
-        raise ValueError(f"Cannot read the folder {shown(folder)}: {error.strerror}.") from None
+        raise ValueError(f"Cannot read the folder {printable(folder)}: {error.strerror}.") from None
 
 
 def _with_splits(entries: list[Entry], fractions: Mapping[str, float]) -> list[Clip]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .clips import NOT_UTF8, SPLIT_NAMES, Clip, Entry, check_agreement, fragment, is_inside, nfc, note, shown, some
+from .clips import NOT_UTF8, SPLIT_NAMES, Clip, Entry, check_agreement, fragment, is_inside, nfc, note, some
+from .files import printable
 
 _TEXT_COLUMNS = ("path", "file_name", "label", "split", "film", "clip_id")
 _COLUMNS = (*_TEXT_COLUMNS, "labels", "start", "end")
@@ -25,7 +26,7 @@ def clips_of_list(path: Path) -> tuple[list[Entry], list[str]]:
         raise ValueError(f"{path} is empty: expected the column `path`, and a row for each film.")
     columns = list(dict.fromkeys(name for _, row in rows for name in row))
     if "path" not in columns and "file_name" not in columns:
-        came = shown(", ".join(columns)) or "none"
+        came = printable(", ".join(columns)) or "none"
         raise ValueError(f"{path}: expected the column `path` among those separated by commas, got {came}.")
     for one, other in (("path", "file_name"), ("label", "labels")):
         if one in columns and other in columns:

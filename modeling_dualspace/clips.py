@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import printable
 from .splits import SPLITS
 
 SPLIT_NAMES = {name: name for name in SPLITS} | {"val": "validation"}
@@ -71,12 +72,7 @@ def note(what: str, names: Iterable[str]) -> list[str]:
 
 def some(names: list[str]) -> str:
     """The first few names."""
-    return shown(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
-
-
-def shown(name: str) -> str:
-    """A name as it can be printed, whatever bytes a file system put into it."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return printable(", ".join(names[:5])) + (", …" if len(names) > 5 else "")
 
 
 def nfc(text: str) -> str:

@@ -1,9 +1,11 @@
 """Commands that end in an exit code and, when they fail, in one sentence."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -20,16 +22,36 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
 
         ```
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as well
     try:
-        return command()
+        with _ended_as_interrupted():
+            return command()
     except FAILURES as error:
         print(f"{program}: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Being ended tidies up as well, in this process; those it forks end as they always did."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sentence(error: Exception) -> str:

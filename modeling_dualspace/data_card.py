@@ -74,7 +74,7 @@ class DataCard:
 
     Args:
         title: of the card.
-        name: of the folder, by which `load_dataset` finds it.
+        name: what the folder is called unless somebody calls it otherwise.
         template: a Jinja file that extends `data_card.md` and fills its blocks; None is that file itself.
         columns: what columns beyond the usual ones mean.
     """
@@ -85,22 +85,22 @@ class DataCard:
     columns: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_card(folder: Path, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
-    """Writes figures and, as the last file of all, README.md."""
+def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
+    """Writes figures and, as the last file of all, README.md; `name` is what the folder will be called."""
     figures: dict[tuple, dict[str, str]] = {}
     for config in configs:  # folds of one data set have the same classes, and share a figure
         totals = tuple(sorted(_totals(config).items()))
         if config.class_names and totals not in figures:
-            name = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
-            (folder / name).write_text(clips_per_class(config), encoding="utf-8")
-            figures[totals] = {"config": config.name, "path": name}
+            path = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
+            (folder / path).write_text(clips_per_class(config), encoding="utf-8")
+            figures[totals] = {"config": config.name, "path": path}
     values = {
         "title": card.title,
-        "name": card.name,
+        "name": name,
         "kind": _kind,
         "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),
         "configs": configs,
-        "notes": list(dict.fromkeys(note for config in configs for note in _findings(config, len(configs) > 1))),
+        "notes": _notes(configs),
         "figures": list(figures.values()),
         "count_table": _count_table,
         "synthetic": any(config.description.synthetic for config in configs),
@@ -151,24 +151,30 @@ def _infos(configs: Sequence[ConfigFacts]) -> dict | list:
     return found
 
 
-def _findings(config: ConfigFacts, several: bool) -> list[str]:
-    """What the counts themselves show to be amiss."""
-    where = f" (configuration `{config.name}`)" if several else ""
-    found = [f"{note.removesuffix('.')}{where}." for note in config.source.notes]
+def _notes(configs: Sequence[ConfigFacts]) -> list[str]:
+    """What is amiss; of which configuration, where not of all."""
+    found: dict[str, list[str]] = {}
+    for config in configs:
+        for note in _findings(config):
+            found.setdefault(note.removesuffix("."), []).append(f"`{config.name}`")
+    return [note + (f" ({', '.join(names)})." if len(names) < len(configs) else ".") for note, names in found.items()]
+
+
+def _findings(config: ConfigFacts) -> list[str]:
+    """What the source knows, and what the counts themselves show."""
+    found = list(config.source.notes)
     dropped = sum(split.dropped for split in config.splits)
     if dropped:
-        found.append(f"{dropped} rows of the source held NaN or infinity and were left out{where}.")
+        found.append(f"{dropped} rows of the source held NaN or infinity and were left out.")
     for split in config.splits:
         absent = [name for name in config.class_names if not split.counts.get(name)]
         if absent:
-            found.append(f"The {split.name} split has no clip of {', '.join(absent)}{where}.")
+            found.append(f"The {split.name} split has no clip of {', '.join(absent)}.")
         if split.counts.get(UNLABELLED):
-            found.append(f"{split.counts[UNLABELLED]} clips of the {split.name} split have no label{where}.")
+            found.append(f"{split.counts[UNLABELLED]} clips of the {split.name} split have no label.")
         if split.counts.get(UNPAIRED):
-            found.append(
-                f"{split.counts[UNPAIRED]} clips of the {split.name} split lack a sound or a picture{where}: "
-                "`keep_paired` leaves them out."
-            )
+            count = split.counts[UNPAIRED]
+            found.append(f"{count} clips of the {split.name} split lack a sound or a picture; see `keep_paired`.")
     return found
 
 

@@ -57,22 +57,24 @@ def write_dataset(
     Returns:
         What each configuration's `ds.info.description` will say.
     """
+    if len({source.name for source in sources}) < len(sources) or not sources:
+        raise ValueError(f"Configurations need different names, got {[source.name for source in sources]}.")
     with atomic_folder(out, overwrite=overwrite) as folder:
         parts = {part: source for source in sources for split in source.splits.values() for part in split}
         lengths = [source.lengths.get(part) for part, source in parts.items()]
         total = None if None in lengths else sum(filter(None, lengths))
         with tqdm(total=total, unit=" rows", desc=Path(out).name, disable=None if progress else True) as bar:
             written = {part: write_part(folder, part, source, shard_bytes, bar) for part, source in parts.items()}
-        _settle_bad_rows([name for part in written.values() for name in part.dropped], drop_bad_rows)
+        _settle_bad_rows({str(name) for part in written.values() for name in part.dropped}, drop_bad_rows)
         facts = [_facts_of(folder, source, written) for source in sources]
-        write_card(folder, card, facts)
+        write_card(folder, Path(out).resolve().name, card, facts)
     return {fact.name: fact.description for fact in facts}
 
 
-def _settle_bad_rows(names: Sequence[str], drop: bool) -> None:
+def _settle_bad_rows(names: set[str], drop: bool) -> None:
     if not names:
         return
-    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
     if not drop:
         raise ValueError(
             f"{len(names)} rows hold NaN or infinity ({some}): mend the source, or leave them out with --drop-bad-rows."

@@ -49,6 +49,11 @@ class FeatureSource:
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self):
+        if "labels" in self.features and self.features["labels"].length != len(self.class_names or ()):
+            width = self.features["labels"].length
+            raise ValueError(f"A `labels` column of width {width} needs as many class_names, got {self.class_names}.")
+
     @property
     def names(self) -> list[str] | None:
         """Of the classes, wherever they are kept."""

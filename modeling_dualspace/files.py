@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MARKER = "README.md"
-"""What a folder of ours holds, and what is written into it last."""
+"""What a folder of ours holds, what is written into it last, and whose YAML bears the tag of the next line."""
+
+TAG = "dualspace"
 
 
 def short_digest(parts: Iterable[bytes]) -> str:
@@ -30,27 +32,36 @@ def short_digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
+def printable(name: str) -> str:
+    """A name as it can be printed and stored, whatever bytes a file system put into it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `out` that takes its place once the block has ended well, and else disappears.
 
     Args:
         out: what the folder will be called. It must not exist yet, or be empty.
-        overwrite: put a former folder of this kind, known by its README.md, out of the way, once the new one is whole.
+        overwrite: put a former folder of ours out of the way, once the new one is whole.
     """
     out = Path(os.path.abspath(out))
     _check_place(out, overwrite)
+    made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     _sweep(out)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     temporary = out.parent / f".tmp-{out.name}-{owner}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         _check_place(out, overwrite)  # a long time may have passed
         _swap(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # not empty: it was a success, or somebody else's
+            for folder in made:
+                folder.rmdir()
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -64,8 +75,17 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{out} exists already and is not empty: choose another name, or pass overwrite (--overwrite)."
         )
-    if not (out / MARKER).is_file():
-        raise ValueError(f"{out} holds no {MARKER}, so it is not one of ours to overwrite: choose another name.")
+    if not _is_ours(out):
+        raise ValueError(f"{out} is not one of ours to overwrite: no {MARKER} with the tag {TAG}. Choose another name.")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether losing it loses nothing that cannot be made again: a checkout has a README.md too."""
+    card = folder / MARKER
+    if not card.is_file() or (folder / ".git").exists():
+        return False
+    head = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+    return head.startswith("---") and f"- {TAG}" in head.splitlines()
 
 
 def _swap(temporary: Path, out: Path) -> None:

@@ -31,7 +31,7 @@ def config(name="default", splits=None, notes=(), synthetic=False):
 
 
 def written(folder, *configs, **settings):
-    write_card(folder, DataCard("Toy", "toy", **settings), configs or [config()])
+    write_card(folder, "toy", DataCard("Toy", "toy-features", **settings), configs or [config()])
     return DatasetCard.load(folder / "README.md")
 
 
@@ -57,8 +57,8 @@ def test_the_prose_has_counts_columns_notes_and_the_lines_to_load_it(tmp_path):
     assert "| dog | 700 | 60 |" in text and "| **clips** | **745** | **69** |" in text
     assert 'load_dataset("toy")' in text and 'load_dataset("toy", "other")' in text
     assert "| `visual_features` | 1024 x float32 |" in text
-    assert "- Row 7 is odd (configuration `default`)." in text
-    assert "- The test split has no clip of <drum> (configuration `other`)." in text
+    assert "- Row 7 is odd (`default`)." in text
+    assert "- The test split has no clip of <drum>.\n" in text  # of both
     assert "`" + "f" * 16 + "`" in text
 
 

@@ -256,6 +256,13 @@ def test_what_is_wrong_ends_in_a_sentence_and_no_folder(tmp_path, wrong, message
     assert list(tmp_path.iterdir()) == []
 
 
+def test_configurations_need_names_of_their_own_and_classes_theirs(tmp_path):
+    with pytest.raises(ValueError, match=r"different names, got \['default', 'default'\]"):
+        write(tmp_path / "toy", source(), source())
+    with pytest.raises(ValueError, match="of width 3 needs as many class_names, got None"):
+        source(features=feature_columns(4, 6, NAMES, multi_label=True))
+
+
 def test_bad_rows_can_be_left_out_and_the_card_says_so(tmp_path, caplog):
     wrong = spoiled(train__audio_features=put([2, 40], np.nan))
     write(tmp_path / "toy", wrong, drop_bad_rows=True)

@@ -10,10 +10,12 @@ import pytest
 
 from modeling_dualspace.files import atomic_folder, short_digest
 
+CARD = "---\ntags:\n- dualspace\n---\n"
+
 
 def made(out, text="new", **settings):
     with atomic_folder(out, **settings) as folder:
-        (folder / "README.md").write_text(text)
+        (folder / "README.md").write_text(CARD + text)
 
 
 def test_a_folder_appears_when_the_block_has_ended_and_not_before(tmp_path):
@@ -36,7 +38,7 @@ def test_a_former_folder_stays_as_it_was_when_its_replacement_fails(tmp_path):
     made(tmp_path / "out", "old")
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out", overwrite=True):
         raise RuntimeError
-    assert (tmp_path / "out" / "README.md").read_text() == "old"
+    assert (tmp_path / "out" / "README.md").read_text() == CARD + "old"
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -54,6 +56,14 @@ def test_what_is_not_ours_is_never_overwritten(tmp_path):
     (tmp_path / "photos" / "one.jpg").write_text("")
     with pytest.raises(ValueError, match="not one of ours"):
         made(tmp_path / "photos", overwrite=True)
+    for text in ("# Another project, with a readme", "---\ntags:\n- other\n---\n- dualspace\n"):
+        (tmp_path / "photos" / "README.md").write_text(text)
+        with pytest.raises(ValueError, match="not one of ours"):
+            made(tmp_path / "photos", overwrite=True)
+    made(tmp_path / "cloned")
+    (tmp_path / "cloned" / ".git").mkdir()
+    with pytest.raises(ValueError, match="not one of ours"):
+        made(tmp_path / "cloned", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         made(tmp_path / "file", overwrite=True)
@@ -65,7 +75,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     made(tmp_path / "real", "old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     made(tmp_path / "link", overwrite=True)
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "README.md").read_text() == "new"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "README.md").read_text() == CARD + "new"
 
 
 def test_what_is_made_has_the_rights_of_any_new_folder(tmp_path):

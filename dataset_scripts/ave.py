@@ -1,0 +1,270 @@
+"""AVE, the audio-visual events of Tian et al. (ECCV 2018): 4,143 clips of 10 s, 28 classes, 15 of them in the paper.
+
+    python dataset_scripts/ave.py --source AVE_Dataset --out ave-features     # the official release
+    python dataset_scripts/ave.py --source AVE_feature_updated_squence.h5 --out ave-features
+
+Then `load_dataset("ave-features")`. A source is one of
+
+    a folder           Annotations.txt, train_order.h5, val_order.h5, test_order.h5, audio_feature.h5 (n, 10, 128) and
+                       visual_feature.h5 (n, 10, 7, 7, 512), anywhere below it; averaged over time and space
+    the six-key h5     of the authors of the dual-subspace paper, 15 classes, rows (n, d) or (n, 10, d)
+
+Configurations of the official release: ave15, the paper's counts, with Goat (the default); ave15-as-printed, with the
+class list the paper prints, Clock in Goat's place; ave28, everything. --deduplicate takes clips out of train, and out
+of validation, whose video is in a later split too.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Value
+
+from modeling_dualspace.data_card import DataCard
+from modeling_dualspace.feature_builder import FeatureBuilder, FeatureConfig, build, read_class_order
+from modeling_dualspace.feature_parts import FeatureSource
+from modeling_dualspace.feature_schema import feature_columns
+from modeling_dualspace.feature_sources import CHUNK, SIX_KEYS, blocks, column, open_h5, six_key_rows, vectors
+
+PRINTED = [
+    "Clock",
+    "Motorcycle",
+    "Train horn",
+    "Bark",
+    "Cat",
+    "Bus",
+    "Rodents, rats, mice",
+    "Toilet flush",
+    "Acoustic guitar",
+    "Frying (food)",
+    "Chainsaw",
+    "Horse",
+    "Helicopter",
+    "Baby cry, infant cry",
+    "Truck",
+]
+CLASSES = {"ave15": ["Goat", *PRINTED[1:]], "ave15-as-printed": PRINTED}
+ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
+SPLITS = tuple(ORDERS)
+ASSUMED = "the order of the paper's list: the source does not say which number is which class"
+
+
+@dataclass
+class AveConfig(FeatureConfig):
+    """How to build one configuration of AVE."""
+
+    deduplicate: bool = False
+    """No video in two splits."""
+
+
+class Ave(FeatureBuilder):
+    """AVE features, official or the authors'."""
+
+    BUILDER_CONFIG_CLASS = AveConfig
+    CARD = DataCard(
+        "AVE features",
+        "ave-features",
+        Path(__file__).parent / "cards" / "ave.md",
+        columns={
+            "video": "the YouTube id; some videos gave more than one clip",
+            "start": "where the event begins in the clip, in seconds",
+            "end": "where the event ends in the clip, in seconds",
+        },
+    )
+    WHERE_FROM = (
+        "The official release, with annotations, orders and features, is linked from the repository of Tian et al., "
+        "'Audio-Visual Event Localization in Unconstrained Videos' (ECCV 2018); the six-key file of 15 classes from "
+        "those of Donghuo Zeng, whom to ask for it."
+    )
+
+    @classmethod
+    def configs(cls, settings: FeatureConfig) -> list[str]:
+        """The authors' file has 15 classes only."""
+        return ["ave15", "ave15-as-printed", "ave28"] if Path(settings.source).is_dir() else ["ave15"]
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """`--deduplicate`."""
+        parser.add_argument("--deduplicate", action="store_true", help="no video in two splits: the later one keeps it")
+
+    @classmethod
+    def open(cls, settings: FeatureConfig) -> FeatureSource:
+        """Finds out which layout the source has."""
+        assert isinstance(settings, AveConfig)
+        return _official(settings) if Path(settings.source).is_dir() else _six_key(settings)
+
+
+def _six_key(settings: AveConfig) -> FeatureSource:
+    if settings.deduplicate:
+        raise ValueError(
+            "The six-key file does not say which video a clip is from: --deduplicate needs the official one."
+        )
+    source = Path(settings.source)
+    with open_h5(source) as file:
+        if not set(file) & set(SIX_KEYS):
+            raise ValueError(
+                f"{source}: expected the keys {', '.join(SIX_KEYS)}, got {', '.join(sorted(file)) or 'none'}."
+            )
+    order = settings.class_order
+    names = read_class_order(order, len(PRINTED)) if order else CLASSES["ave15"]
+    parts = six_key_rows(source, len(names), (128, 1024), "ave15")
+    return FeatureSource(
+        name="ave15",
+        features=feature_columns(128, 1024, names),
+        splits={split: [f"ave15/{split}"] for split in SPLITS},
+        rows=parts.__getitem__,
+        audio="vggish@ave-authors",
+        visual="inception@ave-authors",
+        lengths={part: len(rows) for part, rows in parts.items()},
+        facts={"official": False, "class_order": "that of the file given with `--class-order`" if order else ASSUMED},
+    )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A row of the annotations."""
+
+    row: int
+    category: str
+    video: str
+    start: float
+    end: float
+
+
+def read_annotations(path: Path) -> list[Clip]:
+    """`category&video&quality&start&end` a line, with or without a header; the number of a row is its line's."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    if lines and lines[0].lower().replace(" ", "").startswith("category&videoid"):
+        lines = lines[1:]
+    clips = []
+    for row, line in enumerate(lines):
+        fields = line.strip().split("&")
+        try:
+            category, video, _, start, end = fields
+            clips.append(Clip(row, category, video, float(start), float(end)))
+        except ValueError:
+            raise ValueError(f"{path}, row {row}: expected `category&video&quality&start&end`, got {line!r}.") from None
+    if not clips:
+        raise ValueError(f"{path} has no rows.")
+    return clips
+
+
+def official_splits(
+    source: Path, config: str, deduplicate: bool = False
+) -> tuple[dict[str, list[Clip]], dict[str, int]]:
+    """The clips of each official split, in the official order, and how many `deduplicate` took out of each."""
+    clips = read_annotations(_find(source, "Annotations.txt"))
+    wanted = CLASSES.get(config) or list(dict.fromkeys(clip.category for clip in clips))
+    splits, seen = {}, {}
+    for split, name in ORDERS.items():
+        order = _read_order(_find(source, name), len(clips))
+        for row in order:
+            if seen.setdefault(row, split) != split or order.count(row) > 1:
+                raise ValueError(f"{source}: row {row} of the annotations stands in the orders more than once.")
+        splits[split] = [clips[row] for row in order if clips[row].category in wanted]
+    taken = dict.fromkeys(SPLITS, 0)
+    if deduplicate:
+        for number, split in enumerate(SPLITS[:-1]):
+            later = {clip.video for name in SPLITS[number + 1 :] for clip in splits[name]}
+            kept = [clip for clip in splits[split] if clip.video not in later]
+            taken[split], splits[split] = len(splits[split]) - len(kept), kept
+    return splits, taken
+
+
+def leaks(splits: Mapping[str, Sequence[Clip]]) -> dict[tuple[str, str], list[str]]:
+    """The videos that two splits share."""
+    videos = {split: {clip.video for clip in clips} for split, clips in splits.items()}
+    return {pair: sorted(videos[pair[0]] & videos[pair[1]]) for pair in combinations(SPLITS, 2)}
+
+
+def _read_order(path: Path, rows: int) -> list[int]:
+    with open_h5(path) as file:
+        order = np.asarray(_only(file, "order")[()]).reshape(-1)
+    if order.dtype.kind not in "iu" or len(order) == 0 or order.min() < 0 or order.max() >= rows:
+        raise ValueError(f"{path}: expected rows of the annotations, 0 to {rows - 1}, got {order.dtype} {order[:5]}.")
+    return order.tolist()
+
+
+def _only(file: Any, key: str) -> Any:
+    """An array by its official name, or the only one there is."""
+    return column(file, key if key in file or len(file) != 1 else next(iter(file)))
+
+
+def _find(source: Path, name: str) -> Path:
+    found = sorted(source.rglob(name), key=lambda path: (len(path.parts), path))
+    if not found:
+        raise ValueError(f"{source}: expected {name} somewhere below it, and found none.")
+    return found[0]
+
+
+@functools.lru_cache(maxsize=2)
+def _averaged(path: Path, width: int, rows: int, stamp: str) -> np.ndarray:
+    """All rows of a feature file, averaged over time and space: read once for all configurations."""
+    with open_h5(path) as file:
+        array = _only(file, "avadataset")
+        if array.shape[0] != rows:
+            raise ValueError(f"{path}: rows must pair up: {array.shape[0]} here, {rows} annotations.")
+        return np.concatenate([vectors(array, start, stop, width, str(path)) for start, stop in blocks(array, rows)])
+
+
+def _official(settings: AveConfig) -> FeatureSource:
+    source = Path(settings.source)
+    splits, taken = official_splits(source, settings.name, settings.deduplicate)
+    clips = read_annotations(_find(source, "Annotations.txt"))
+    names = CLASSES.get(settings.name) or list(dict.fromkeys(clip.category for clip in clips))
+    files = _find(source, "audio_feature.h5"), _find(source, "visual_feature.h5")
+
+    def rows(part: str) -> Iterator[dict[str, Any]]:
+        chosen = splits[part.split("/")[1]]
+        audio, visual = (
+            _averaged(path, width, len(clips), settings.stamp) for path, width in zip(files, (128, 512), strict=True)
+        )
+        for start in range(0, len(chosen), CHUNK):
+            piece = chosen[start : start + CHUNK]
+            index = [clip.row for clip in piece]
+            yield {
+                "clip_id": [f"{clip.video}/{clip.row:06d}" for clip in piece],
+                "audio_features": audio[index],
+                "visual_features": visual[index],
+                "label": np.array([names.index(clip.category) for clip in piece]),
+                "video": [clip.video for clip in piece],
+                "start": [clip.start for clip in piece],
+                "end": [clip.end for clip in piece],
+            }
+
+    extra = {"video": Value("string"), "start": Value("float64"), "end": Value("float64")}
+    shared = leaks(splits)
+    notes = [
+        f"Videos with clips in both {first} and {second}: {len(videos)} ({', '.join(videos)})."
+        for (first, second), videos in shared.items()
+        if videos
+    ]
+    return FeatureSource(
+        name=settings.name,
+        features=feature_columns(128, 512, names, extra=extra),
+        splits={split: [f"{settings.name}/{split}"] for split in SPLITS},
+        rows=rows,
+        audio="vggish@ave-official",
+        visual="vgg19@ave-official",
+        lengths={f"{settings.name}/{split}": len(chosen) for split, chosen in splits.items()},
+        notes=notes,
+        facts={"official": True, "taken": taken, "deduplicate": settings.deduplicate},
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Builds the folder; returns the exit code."""
+    return build(Ave, argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
