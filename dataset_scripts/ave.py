@@ -16,6 +16,7 @@ of validation, whose video is in a later split too.
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,17 @@ from modeling_dualspace.data_card import DataCard
 from modeling_dualspace.feature_builder import FeatureBuilder, FeatureConfig, build, read_class_order
 from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import feature_columns
-from modeling_dualspace.feature_sources import CHUNK, SIX_KEYS, blocks, column, open_h5, six_key_rows, vectors
+from modeling_dualspace.feature_sources import (
+    CHUNK,
+    SIX_KEYS,
+    blocks,
+    column,
+    files_below,
+    open_h5,
+    read,
+    six_key_rows,
+    vectors,
+)
 
 PRINTED = [
     "Clock",
@@ -49,6 +60,37 @@ PRINTED = [
     "Baby cry, infant cry",
     "Truck",
 ]
+OFFICIAL = [
+    "Church bell",
+    "Male speech, man speaking",
+    "Bark",
+    "Fixed-wing aircraft, airplane",
+    "Race car, auto racing",
+    "Female speech, woman speaking",
+    "Helicopter",
+    "Violin, fiddle",
+    "Flute",
+    "Ukulele",
+    "Frying (food)",
+    "Truck",
+    "Shofar",
+    "Motorcycle",
+    "Acoustic guitar",
+    "Train horn",
+    "Clock",
+    "Banjo",
+    "Goat",
+    "Baby cry, infant cry",
+    "Bus",
+    "Chainsaw",
+    "Cat",
+    "Horse",
+    "Toilet flush",
+    "Rodents, rats, mice",
+    "Accordion",
+    "Mandolin",
+]
+"""In the order in which the annotations name them first."""
 CLASSES = {"ave15": ["Goat", *PRINTED[1:]], "ave15-as-printed": PRINTED}
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
 SPLITS = tuple(ORDERS)
@@ -151,11 +193,22 @@ def read_annotations(path: Path) -> list[Clip]:
         try:
             category, video, _, start, end = fields
             clips.append(Clip(row, category, video, float(start), float(end)))
+            if not (math.isfinite(clips[-1].start) and math.isfinite(clips[-1].end)):
+                raise ValueError
         except ValueError:
             raise ValueError(f"{path}, row {row}: expected `category&video&quality&start&end`, got {line!r}.") from None
     if not clips:
         raise ValueError(f"{path} has no rows.")
+    unknown = sorted({clip.category for clip in clips} - set(OFFICIAL))
+    if unknown:
+        raise ValueError(f"{path}: expected the 28 categories of AVE, got {', '.join(map(repr, unknown[:5]))} as well.")
     return clips
+
+
+def class_names(clips: Sequence[Clip], config: str) -> list[str]:
+    """The classes of a configuration, by number."""
+    there = {clip.category for clip in clips}
+    return [name for name in CLASSES.get(config, OFFICIAL) if name in there or config in CLASSES]
 
 
 def official_splits(
@@ -163,7 +216,7 @@ def official_splits(
 ) -> tuple[dict[str, list[Clip]], dict[str, int]]:
     """The clips of each official split, in the official order, and how many `deduplicate` took out of each."""
     clips = read_annotations(_find(source, "Annotations.txt"))
-    wanted = CLASSES.get(config) or list(dict.fromkeys(clip.category for clip in clips))
+    wanted = class_names(clips, config)
     splits, seen = {}, {}
     for split, name in ORDERS.items():
         order = _read_order(_find(source, name), len(clips))
@@ -188,7 +241,7 @@ def leaks(splits: Mapping[str, Sequence[Clip]]) -> dict[tuple[str, str], list[st
 
 def _read_order(path: Path, rows: int) -> list[int]:
     with open_h5(path) as file:
-        order = np.asarray(_only(file, "order")[()]).reshape(-1)
+        order = read(_only(file, "order"), str(path)).reshape(-1)
     if order.dtype.kind not in "iu" or len(order) == 0 or order.min() < 0 or order.max() >= rows:
         raise ValueError(f"{path}: expected rows of the annotations, 0 to {rows - 1}, got {order.dtype} {order[:5]}.")
     return order.tolist()
@@ -200,10 +253,10 @@ def _only(file: Any, key: str) -> Any:
 
 
 def _find(source: Path, name: str) -> Path:
-    found = sorted(source.rglob(name), key=lambda path: (len(path.parts), path))
+    found = [path for path in files_below(source) if path.name == name]
     if not found:
         raise ValueError(f"{source}: expected {name} somewhere below it, and found none.")
-    return found[0]
+    return min(found, key=lambda path: (len(path.parts), path))
 
 
 @functools.lru_cache(maxsize=2)
@@ -211,16 +264,20 @@ def _averaged(path: Path, width: int, rows: int, stamp: str) -> np.ndarray:
     """All rows of a feature file, averaged over time and space: read once for all configurations."""
     with open_h5(path) as file:
         array = _only(file, "avadataset")
-        if array.shape[0] != rows:
+        if array.shape[:1] != (rows,):
+            if not array.shape:
+                raise ValueError(f"{path}: expected an array of {rows} rows, got one number.")
             raise ValueError(f"{path}: rows must pair up: {array.shape[0]} here, {rows} annotations.")
         return np.concatenate([vectors(array, start, stop, width, str(path)) for start, stop in blocks(array, rows)])
 
 
 def _official(settings: AveConfig) -> FeatureSource:
+    if settings.class_order:
+        raise ValueError("The official release names the class of every clip: leave --class-order out.")
     source = Path(settings.source)
     splits, taken = official_splits(source, settings.name, settings.deduplicate)
     clips = read_annotations(_find(source, "Annotations.txt"))
-    names = CLASSES.get(settings.name) or list(dict.fromkeys(clip.category for clip in clips))
+    names = class_names(clips, settings.name)
     files = _find(source, "audio_feature.h5"), _find(source, "visual_feature.h5")
 
     def rows(part: str) -> Iterator[dict[str, Any]]:

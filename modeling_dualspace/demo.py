@@ -14,31 +14,15 @@ from .configuration_dualspace import DualSubspaceConfig
 from .modeling_dualspace import DualSubspaceModel
 from .pair_moments import PairMoments
 from .ranking import mean_average_precision
+from .synthetic import CLASSES, synthetic_clips
 from .targets import label_targets
 
-CLASSES = ["chainsaw", "train", "helicopter", "baby", "drum", "snoring", "printer", "fireworks", "water", "dog"]
 SPLITS = {"train": 4000, "validation": 500, "test": 1000}
 FUSIONS: dict[str, Literal["cca", "weighted-cluster-cca"]] = {
     "dual, the paper's fusion": "cca",
     "dual, weighted cluster CCA": "weighted-cluster-cca",
 }
 Clips = dict[str, Tensor]
-
-
-def synthetic_clips(rows: int, seed: int, audio_dim: int = 128, visual_dim: int = 1024) -> Clips:
-    """Features drawn from a model of clips: a class, something only the pair shares, and noise, mixed non-linearly."""
-    draw = torch.Generator().manual_seed(seed)
-    world = torch.Generator().manual_seed(0)
-    labels = torch.randint(len(CLASSES), (rows,), generator=draw)
-    own = torch.randn(rows, 8, generator=draw)
-    clips = {"labels": labels}
-    for name, width in (("audio_features", audio_dim), ("visual_features", visual_dim)):
-        prototypes = torch.randn(len(CLASSES), 16, generator=world)
-        mixing = torch.randn(24, width, generator=world) / 24**0.5
-        noise = 0.8 * torch.randn(rows, 16, generator=draw)
-        latent = torch.cat([prototypes[labels] + noise, own], dim=1)
-        clips[name] = torch.tanh(latent @ mixing).square() + 0.1 * torch.randn(rows, width, generator=draw)
-    return clips
 
 
 def batches(clips: Clips, size: int, generator: torch.Generator | None = None) -> list[Clips]:

@@ -212,13 +212,14 @@ def digest_of_sources(*sources: str | Path) -> str:
     """Names, sizes and times of what sources are made of, also behind links: changes when they do."""
     digest = hashlib.sha256()
     for source in map(Path, sources):
-        for path in [source] if source.is_file() else _files_below(source):
+        for path in [source] if source.is_file() else files_below(source):
             stat = path.stat()
             digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """All files, also behind links to folders."""
     found, seen = [], set()
     for where, folders, names in os.walk(folder, followlinks=True):
         if os.path.realpath(where) in seen:  # a link that leads upwards

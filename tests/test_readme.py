@@ -4,21 +4,37 @@ import re
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 
 
-def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, script):
     monkeypatch.chdir(tmp_path)
+    # What the commands of the readme make, at a fraction of the size.
+    assert script("synthetic_features").main(["--rows", "1500"]) == 0
+    assert script("sample_clips").main(["--out", "my_videos", "--clips-per-class", "3", "--seconds", "0.5"]) == 0
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names: dict = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["best"].shape == (300, 5)
     assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
+    assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 11
+
+
+def test_the_example_of_writing_a_data_set_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "dataset_scripts" / "README.md").read_text(), re.DOTALL)
+        if "write_dataset" in block
+    ]
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert len(load_dataset("my-features", split="test")) == 100
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -76,7 +76,7 @@ def newer_arrays(**changes):
     return arrays | changes
 
 
-IS_TEST = np.random.default_rng(2).permutation(TRAIN) < 15
+IS_TEST = 7 * np.arange(TRAIN) % TRAIN < 15  # of every class one or two
 
 
 def frames_of(number, generator):
