@@ -8,8 +8,10 @@ values) are `visual_features`, texts (10 topics) stand in for `audio_features`. 
 to image, visual_to_audio is image to text.
 """
 
+import re
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,8 @@ class Wikipedia(FeatureBuilder):
             audio="lda-topics@wikipedia",
             visual="sift-histogram@wikipedia",
             lengths={f"default/{split}": len(chosen["label"]) for split, chosen in rows.items()},
+            notes=_shared_articles(rows),
+            facts={"class_order": "with `--class-order`" if settings.class_order else "in `categories.list`"},
         )
 
 
@@ -79,8 +83,9 @@ def _split(source: Path, split: str, classes: int) -> dict[str, Any]:
     columns = {}
     for name, key, width in (("audio_features", "T", TEXT), ("visual_features", "I", IMAGE)):
         array = arrays.get(f"{key}_{SUFFIX[split]}")
-        if array is None or array.shape != (len(texts), width):
-            came = "no such key" if array is None else f"shape {array.shape}"
+        fits = isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and array.shape == (len(texts), width)
+        if not fits:
+            came = "no such key" if array is None else f"{getattr(array, 'dtype', '')} {getattr(array, 'shape', '')}"
             raise ValueError(
                 f"{source / 'raw_features.mat'}: expected {key}_{SUFFIX[split]} of shape ({len(texts)}, {width}), as "
                 f"{LISTS[split]} has rows, got {came}."
@@ -89,12 +94,23 @@ def _split(source: Path, split: str, classes: int) -> dict[str, Any]:
     return {"clip_id": texts, **columns, "label": labels}
 
 
+def _shared_articles(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """A text is a section, `<article>-<section>`: the authors split sections, so splits share articles."""
+    articles = {split: {text.rpartition("-")[0] for text in chosen["clip_id"]} for split, chosen in rows.items()}
+    counts = {pair: len(articles[pair[0]] & articles[pair[1]]) for pair in combinations(SPLITS, 2)}
+    return [
+        f"Texts are sections of articles: {count} articles have sections in both {first} and {second}."
+        for (first, second), count in counts.items()
+        if count
+    ]
+
+
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
         return scipy.io.loadmat(path)
-    except (ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except Exception as error:  # of many kinds: its parsers raise what they like
         raise ValueError(f"{path} is no .mat file that can be read ({error}).") from None
 
 
@@ -106,7 +122,9 @@ def _read_list(path: Path, classes: int) -> tuple[list[str], list[str], np.ndarr
         lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
-    wrong = [number for number, line in enumerate(lines, 1) if len(line) != 3 or not line[2].isdecimal()]
+    wrong = [
+        number for number, line in enumerate(lines, 1) if len(line) != 3 or not re.fullmatch("[0-9]{1,4}", line[2])
+    ]
     if wrong or not lines:
         raise ValueError(
             f"{path}: expected `text image category` in each line, unlike line {wrong[0] if wrong else 1}."
