@@ -37,6 +37,7 @@ from modeling_dualspace.feature_sources import (
     blocks,
     column,
     files_below,
+    lines_of,
     open_h5,
     read,
     six_key_rows,
@@ -115,8 +116,8 @@ class Ave(FeatureBuilder):
         Path(__file__).parent / "cards" / "ave.md",
         columns={
             "video": "the YouTube id; some videos gave more than one clip",
-            "start": "where the event begins in the clip, in seconds",
-            "end": "where the event ends in the clip, in seconds",
+            "event_start": "where the event begins in the clip, in seconds",
+            "event_end": "where the event ends in the clip, in seconds",
         },
     )
     WHERE_FROM = (
@@ -169,7 +170,7 @@ def _six_key(settings: AveConfig) -> FeatureSource:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Annotation:
     """A row of the annotations."""
 
     row: int
@@ -179,12 +180,9 @@ class Clip:
     end: float
 
 
-def read_annotations(path: Path) -> list[Clip]:
+def read_annotations(path: Path) -> list[Annotation]:
     """`category&video&quality&start&end` a line, with or without a header; the number of a row is its line's."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    lines = [line for line in lines_of(path) if line.strip()]
     if lines and lines[0].lower().replace(" ", "").startswith("category&videoid"):
         lines = lines[1:]
     clips = []
@@ -192,7 +190,7 @@ def read_annotations(path: Path) -> list[Clip]:
         fields = line.strip().split("&")
         try:
             category, video, _, start, end = fields
-            clips.append(Clip(row, category, video, float(start), float(end)))
+            clips.append(Annotation(row, category, video, float(start), float(end)))
             if not (math.isfinite(clips[-1].start) and math.isfinite(clips[-1].end)):
                 raise ValueError
         except ValueError:
@@ -205,7 +203,7 @@ def read_annotations(path: Path) -> list[Clip]:
     return clips
 
 
-def class_names(clips: Sequence[Clip], config: str) -> list[str]:
+def class_names(clips: Sequence[Annotation], config: str) -> list[str]:
     """The classes of a configuration, by number."""
     there = {clip.category for clip in clips}
     return [name for name in CLASSES.get(config, OFFICIAL) if name in there or config in CLASSES]
@@ -213,16 +211,17 @@ def class_names(clips: Sequence[Clip], config: str) -> list[str]:
 
 def official_splits(
     source: Path, config: str, deduplicate: bool = False
-) -> tuple[dict[str, list[Clip]], dict[str, int]]:
+) -> tuple[dict[str, list[Annotation]], dict[str, int]]:
     """The clips of each official split, in the official order, and how many `deduplicate` took out of each."""
     clips = read_annotations(_find(source, "Annotations.txt"))
     wanted = class_names(clips, config)
-    splits, seen = {}, {}
+    splits, seen = {}, set()
     for split, name in ORDERS.items():
         order = _read_order(_find(source, name), len(clips))
         for row in order:
-            if seen.setdefault(row, split) != split or order.count(row) > 1:
+            if row in seen:
                 raise ValueError(f"{source}: row {row} of the annotations stands in the orders more than once.")
+            seen.add(row)
         splits[split] = [clips[row] for row in order if clips[row].category in wanted]
     taken = dict.fromkeys(SPLITS, 0)
     if deduplicate:
@@ -233,7 +232,7 @@ def official_splits(
     return splits, taken
 
 
-def leaks(splits: Mapping[str, Sequence[Clip]]) -> dict[tuple[str, str], list[str]]:
+def leaks(splits: Mapping[str, Sequence[Annotation]]) -> dict[tuple[str, str], list[str]]:
     """The videos that two splits share."""
     videos = {split: {clip.video for clip in clips} for split, clips in splits.items()}
     return {pair: sorted(videos[pair[0]] & videos[pair[1]]) for pair in combinations(SPLITS, 2)}
@@ -294,11 +293,11 @@ def _official(settings: AveConfig) -> FeatureSource:
                 "visual_features": visual[index],
                 "label": np.array([names.index(clip.category) for clip in piece]),
                 "video": [clip.video for clip in piece],
-                "start": [clip.start for clip in piece],
-                "end": [clip.end for clip in piece],
+                "event_start": [clip.start for clip in piece],
+                "event_end": [clip.end for clip in piece],
             }
 
-    extra = {"video": Value("string"), "start": Value("float64"), "end": Value("float64")}
+    extra = {"video": Value("string"), "event_start": Value("float64"), "event_end": Value("float64")}
     shared = leaks(splits)
     notes = [
         f"Videos with clips in both {first} and {second}: {len(videos)} ({', '.join(videos)})."

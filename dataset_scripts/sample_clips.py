@@ -66,7 +66,7 @@ clips = list_clips("{name}").clips
 
 
 @dataclass(frozen=True)
-class Clip:
+class Rendered:
     """A picture and a sound of the same length: frames `(t, h, w, 3)` uint8, samples `(n,)` float32 within [-1, 1]."""
 
     frames: Array
@@ -289,7 +289,7 @@ def render_clip(
     seconds: float = 3.0,
     size: tuple[int, int] = (160, 120),
     fps: int = 12,
-) -> Clip:
+) -> Rendered:
     """A clip of one of `CLASSES`; the same arguments give the same clip.
 
     Args:
@@ -315,7 +315,7 @@ def render_clip(
     scene = Scene(rng, seconds, size, fps)
     scene.set_beats(*beats)
     function(scene, scene.x, scene.y, scene.radius, *scene.paints)
-    return Clip(*scene.finish(), SAMPLE_RATE, fps)
+    return Rendered(*scene.finish(), SAMPLE_RATE, fps)
 
 
 def _video_codec() -> str:
@@ -323,7 +323,7 @@ def _video_codec() -> str:
     return "libx264" if "libx264" in require("av", extra="media").codecs_available else "mpeg4"
 
 
-def write_clip(path: Path, clip: Clip) -> None:
+def write_clip(path: Path, clip: Rendered) -> None:
     """Writes an mp4 with a track of each; the same clip gives the same bytes with the same libraries."""
     av = require("av", extra="media")
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -36,25 +36,15 @@ from modeling_dualspace.feature_sources import (
     check_rows_pair,
     class_numbers,
     column,
+    lines_of,
     open_h5,
     read,
     six_key_rows,
 )
 from modeling_dualspace.files import printable
 from modeling_dualspace.splits import carve_validation
+from modeling_dualspace.synthetic import CLASSES
 
-CLASSES = [
-    "chainsaw",
-    "rail transport",
-    "helicopter",
-    "baby cry or infant cry",
-    "drum",
-    "snoring",
-    "printer",
-    "fireworks",
-    "water flowing",
-    "dog",
-]
 WIDTHS = (128, 1024)
 NEWER_KEYS = ("audio_feat", "visual_feat", "Label_ID", "Train_test")
 FOLDERS = ("vgg", "inception", "VEGAS_classes", "folds")
@@ -170,7 +160,7 @@ def _folders(settings: FeatureConfig) -> FeatureSource:
         "test": [f"folds/fold{test}-{kind}" for kind in ("a", "validation")],
     }
     facts = facts | {"layout": "folders of .npy files, five folds"}
-    return _source(settings.name, names, splits, parts, facts, notes=[*clips.notes, *notes])
+    return _source(settings.name, names, splits, parts, facts, notes=[*clips.notes, *notes], shared=True)
 
 
 class _Files:
@@ -196,14 +186,19 @@ class _Files:
 def _clip_vector(path: Path, width: int) -> np.ndarray:
     """One file as one vector: the mean over its frames; what was stored in 8 bits as the floats it had been."""
     frames = _load(path)
-    if frames.ndim not in (1, 2) or frames.shape[-1] != width or frames.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: expected frames of width {width}, got {frames.dtype} of shape {frames.shape}.")
+    if (
+        frames.ndim not in (1, 2)
+        or frames.shape[-1] != width
+        or not (frames.dtype.kind == "f" or frames.dtype == np.uint8)
+    ):
+        raise ValueError(
+            f"{path}: expected frames of width {width}, floats or 8-bit, got {frames.dtype} of shape {frames.shape}."
+        )
     if not frames.size:
         return np.full(width, np.nan, dtype=np.float32)  # a clip without a frame: reported with the bad rows
-    vector = frames.reshape(-1, width).mean(axis=0, dtype=np.float64)
-    vector = (vector - 128) / 256 if frames.dtype.kind in "iu" else vector
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as such
-        return vector.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported as such
+        vector = frames.reshape(-1, width).mean(axis=0, dtype=np.float64)
+        return ((vector - 128) / 256 if frames.dtype == np.uint8 else vector).astype(np.float32)
 
 
 def _load(path: Path) -> np.ndarray:
@@ -275,11 +270,7 @@ def _read_folds(folder: Path) -> list[list[str]]:
         )
     folds = []
     for path in files:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
-        folds.append([line.strip().removesuffix(".npy") for line in lines if line.strip()])
+        folds.append([line.strip().removesuffix(".npy") for line in lines_of(path) if line.strip()])
     twice = [name for name, count in Counter(name for ids in folds for name in ids).items() if count > 1]
     if twice:
         raise ValueError(f"{folder}: {len(twice)} ids stand in the folds more than once ({', '.join(twice[:5])}).")

@@ -22,7 +22,7 @@ from modeling_dualspace.data_card import DataCard
 from modeling_dualspace.feature_builder import FeatureBuilder, FeatureConfig, build, read_class_order
 from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import feature_columns
-from modeling_dualspace.feature_sources import class_numbers
+from modeling_dualspace.feature_sources import class_numbers, lines_of
 from modeling_dualspace.splits import SPLITS, carve_validation
 
 TEXT, IMAGE = 10, 128
@@ -116,12 +116,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
 
 def _read_list(path: Path, classes: int) -> tuple[list[str], list[str], np.ndarray]:
     """`text image category` a line, categories counted from 1."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    lines = [line.split() for line in lines_of(path) if line.strip()]
     wrong = [
         number for number, line in enumerate(lines, 1) if len(line) != 3 or not re.fullmatch("[0-9]{1,4}", line[2])
     ]

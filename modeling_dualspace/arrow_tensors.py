@@ -1,35 +1,48 @@
 """Tensors out of the Arrow columns of a feature data set."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from .feature_schema import MODALITIES, vector_values
 from .targets import UNKNOWN
 
 
-def arrow_view(split: Dataset) -> Dataset:
-    """The columns a model needs, as Arrow tables."""
-    missing = [name for name in MODALITIES if name not in split.column_names]
+def arrow_view(split: Any) -> Any:
+    """The columns a model needs of a split, loaded or streaming, as Arrow tables."""
+    names = split.column_names
+    if names is None:  # a stream that does not say, before it is read
+        return split.with_format("arrow")
+    missing = [name for name in MODALITIES if name not in names]
     if missing:
         raise ValueError(
-            f"Expected the columns {' and '.join(MODALITIES)}, got {split.column_names}: rename yours with "
-            "`rename_column`."
+            f"Expected the columns {' and '.join(MODALITIES)}, got {', '.join(names)}: `rename_column` renames yours."
         )
-    wanted = [name for name in (*MODALITIES, "label", "labels") if name in split.column_names]
+    wanted = [name for name in (*MODALITIES, "label", "labels") if name in names]
     return split.select_columns(wanted).with_format("arrow")
 
 
-def tensors_of(table: pa.Table, copy: bool = True) -> dict[str, Tensor]:
-    """A table's features and labels as tensors; an unknown class is -100, unknown memberships are NaN."""
-    batch = {name: _matrix(table[name], name, copy) for name in MODALITIES}
-    if "labels" in table.column_names:
-        if table["labels"].null_count < table.num_rows:
-            batch["labels"] = _matrix(table["labels"], "labels", copy)
-    elif "label" in table.column_names:
+def widths_of(table: pa.Table) -> dict[str, int]:
+    """How wide each list column is; found in the rows where the type does not say, so ask a table that has some."""
+    wanted = [name for name in (*MODALITIES, "labels") if name in table.column_names]
+    return {name: _width(table[name], name) for name in wanted}
+
+
+def tensors_of(table: pa.Table, widths: Mapping[str, int], copy: bool = True) -> dict[str, Tensor]:
+    """A table's features and labels as tensors; an unknown class is -100, unknown memberships are NaN.
+
+    Args:
+        table: with the columns of `arrow_view`.
+        widths: of the list columns, so that every slice of a batch has the same keys and widths, an empty one too.
+        copy: as for `to_tensors`.
+    """
+    batch = {name: _matrix(table[name], widths[name], name, copy) for name in widths}
+    if "label" in table.column_names and "labels" not in widths:
         column = table["label"]
         if not pa.types.is_integer(column.type):
             raise ValueError(
@@ -39,13 +52,12 @@ def tensors_of(table: pa.Table, copy: bool = True) -> dict[str, Tensor]:
     return batch
 
 
-def _matrix(column: pa.ChunkedArray, name: str, copy: bool) -> Tensor:
+def _matrix(column: pa.ChunkedArray, width: int, name: str, copy: bool) -> Tensor:
     """A list column as `(n, d)` float32: the pieces Arrow keeps it in are copied side by side, one is seen in place."""
     if column.null_count and name in MODALITIES:
         raise ValueError(
             f"{column.null_count} of {len(column)} clips have no {name}: drop them with `keep_paired(split)` first."
         )
-    width = _width(column, name)
     pieces = [vector_values(chunk, width).astype(np.float32, copy=False) for chunk in column.chunks if len(chunk)]
     if len(pieces) == 1 and not copy:
         return torch.from_dlpack(pieces[0])

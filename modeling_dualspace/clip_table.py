@@ -37,9 +37,14 @@ def clips_of_list(path: Path) -> tuple[list[Entry], list[str]]:
         first = some([f"{entry.name!r} ({entry.where})" for entry in missing])
         raise ValueError(f"{len(missing)} of {len(rows)} rows name a file that does not exist: {first}.")
     # A film may be several files; a file in two films could have its pieces in two splits.
-    rule = "The rows of the file {!r} must have one `film`"
-    check_agreement(entries, rule, lambda entry: entry.name, lambda entry: entry.clip.film)
+    rule = "The rows of one file must have one `film`, unlike those of {!r}"
+    check_agreement(entries, rule, _place, lambda entry: entry.clip.film)
     return entries, note(f"Columns of {path.name} that are not read", {*columns} - {*_COLUMNS, ""})
+
+
+def _place(entry: Entry) -> str:
+    """Where a file really lies, whatever links and capitals it is reached by."""
+    return os.path.normcase(os.path.realpath(entry.clip.path))
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -22,6 +22,8 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
 
         ```
     """
+    with suppress(AttributeError, ValueError):  # a console of another encoding still shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _ended_as_interrupted():
             return command()

@@ -13,13 +13,13 @@ from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
 from .feature_parts import FeatureSource
 from .feature_schema import Description
-from .files import MARKER
+from .files import CARD
 
 TEMPLATE = Path(__file__).with_name("data_card.md")
 UNLABELLED, UNPAIRED = "(unlabelled)", "(unpaired)"
 FIGURE = "clips-per-class.svg"
 COLOURS = ("#4477aa", "#ddaa33", "#bb5566")  # apart for every eye, and in grey
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (0, "1M<n<10M"))
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MEANINGS = {
     "clip_id": "a clip's own name, unique over all splits of a configuration",
     "audio_features": "one vector of the sound",
@@ -92,7 +92,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
         totals = tuple(sorted(_totals(config).items()))
         if config.class_names and totals not in figures:
             path = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
-            (folder / path).write_text(clips_per_class(config), encoding="utf-8")
+            (folder / path).write_text(clips_per_class(config), encoding="utf-8", newline="\n")
             figures[totals] = {"config": config.name, "path": path}
     values = {
         "title": card.title,
@@ -112,7 +112,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
     content.data["size_categories"] = [_size_category(sum(split.rows for split in configs[0].splits))]
     content.data["configs"] = [_files_of(config, default=config is configs[0]) for config in configs]
     content.data["dataset_info"] = _infos(configs)
-    (folder / MARKER).write_text(str(content), encoding="utf-8")
+    (folder / CARD).write_text(str(content), encoding="utf-8", newline="\n")
 
 
 def _environment(template: Path | None) -> Environment:
@@ -127,7 +127,7 @@ def _files_of(config: ConfigFacts, default: bool) -> dict[str, Any]:
     """Which files make up the splits of a configuration; a pattern stands for all shards of a part."""
     patterns = {}
     for split in config.splits:
-        parts = dict.fromkeys(f"{name.rsplit('-', 3)[0]}-*" for name in split.files)
+        parts = dict.fromkeys(f"{name.rsplit('-', 3)[0]}-?????-of-?????.parquet" for name in split.files)
         patterns[split.name] = list(parts)
     files = [{"split": name, "path": paths if len(paths) > 1 else paths[0]} for name, paths in patterns.items()]
     return {"config_name": config.name, "data_files": files} | ({"default": True} if default else {})
@@ -189,7 +189,7 @@ def _totals(config: ConfigFacts) -> dict[str, int]:
 
 
 def _size_category(rows: int) -> str:
-    return next(name for limit, name in SIZES if rows < limit or not limit)
+    return next((name for limit, name in SIZES if rows < limit), "1M<n<10M" if rows < 10_000_000 else "n>10M")
 
 
 def _count_table(config: ConfigFacts) -> str:
@@ -200,7 +200,8 @@ def _count_table(config: ConfigFacts) -> str:
     lines = ["| class | " + " | ".join(split.name for split in config.splits) + " |"]
     lines.append("|---|" + "---:|" * len(config.splits))
     for name in names:
-        lines.append(f"| {name} | " + " | ".join(f"{split.counts.get(name, 0):,}" for split in config.splits) + " |")
+        cell = name.replace("|", "\\|")
+        lines.append(f"| {cell} | " + " | ".join(f"{split.counts.get(name, 0):,}" for split in config.splits) + " |")
     lines.append("| **clips** | " + " | ".join(f"**{split.rows:,}**" for split in config.splits) + " |")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """What the builders of published data sets share: a `datasets` builder used directly, and the command around it."""
 
 import argparse
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,7 @@ from .data_card import DataCard
 from .feature_dataset import write_dataset
 from .feature_parts import FeatureSource
 from .feature_schema import bad_rows, to_table
-from .feature_sources import digest_of_sources
-from .files import printable
+from .feature_sources import digest_of_sources, lines_of
 
 
 @dataclass
@@ -39,7 +39,8 @@ class FeatureBuilder(datasets.ArrowBasedBuilder):
 
     A subclass says which configurations a source has (`configs`), what one of them is made of (`open`), and names a
     card. Then `Vegas(source="vegas_feature.h5").as_streaming_dataset("train")` works, `download_and_prepare` as well,
-    and `build(Vegas, argv)` is the command that writes a folder for everybody.
+    and `build(Vegas, argv)` is the command that writes a folder for everybody. Only the folder has been checked as a
+    whole, for ids that occur twice or classes without a clip, and has a fingerprint: it is what runs record.
     """
 
     BUILDER_CONFIG_CLASS = FeatureConfig
@@ -55,8 +56,8 @@ class FeatureBuilder(datasets.ArrowBasedBuilder):
         name = settings.setdefault("config_name", names[0])
         if name not in names:
             raise ValueError(f"This source has the configurations {', '.join(names)}, not {name}.")
-        if source:
-            settings |= {"source": str(source), "stamp": _stamp(found)}
+        # `datasets` caches what it prepared by its settings: what the source and the code are now is one of them.
+        settings |= {"source": str(source), "stamp": self._stamp(found)}
         super().__init__(*args, **settings)
 
     @classmethod
@@ -72,6 +73,11 @@ class FeatureBuilder(datasets.ArrowBasedBuilder):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Adds flags that are fields of the configuration class."""
+
+    @classmethod
+    def _stamp(cls, settings: FeatureConfig) -> str:
+        code = (Path(__file__).parent, inspect.getsourcefile(cls) or __file__)
+        return digest_of_sources(*filter(None, (settings.source, settings.class_order)), *code)
 
     def _info(self) -> datasets.DatasetInfo:
         self._opened = self.open(self.config)
@@ -114,8 +120,6 @@ def build(builder: type[FeatureBuilder], argv: Sequence[str] | None, description
 
 
 def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
-    if printable(arguments.out.name) != arguments.out.name:
-        raise ValueError(f"The name of the folder must be UTF-8, got {printable(str(arguments.out))}.")
     fields = builder.BUILDER_CONFIG_CLASS.__dataclass_fields__
     settings = {name: value for name, value in vars(arguments).items() if name in fields}
     if "source" in settings:
@@ -125,7 +129,7 @@ def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
         if source.resolve().is_relative_to(arguments.out.resolve()):
             raise ValueError(f"{source} lies in {arguments.out}, which would be replaced: choose another name.")
         settings["source"] = str(source)
-        settings["stamp"] = _stamp(builder.BUILDER_CONFIG_CLASS(**settings))
+        settings["stamp"] = builder._stamp(builder.BUILDER_CONFIG_CLASS(**settings))
     names = builder.configs(builder.BUILDER_CONFIG_CLASS(**settings))
     wanted = arguments.config or names
     unknown = [name for name in wanted if name not in names]
@@ -141,22 +145,14 @@ def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
     )
     for name, found in descriptions.items():
         print(f"{name}: {found}")
-    folder = arguments.out.name
-    print(f"Wrote {arguments.out}. From the folder it lies in: load_dataset({folder!r})")
+    folder = arguments.out.resolve()
+    print(f"Wrote {arguments.out}. From {folder.parent}: load_dataset({folder.name!r})")
     return 0
-
-
-def _stamp(settings: FeatureConfig) -> str:
-    """What the configuration is read from, as it is now."""
-    return digest_of_sources(*filter(None, (settings.source, settings.class_order)))
 
 
 def read_class_order(path: str, count: int) -> list[str]:
     """The names in a `--class-order` file."""
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    lines = [line.strip() for line in lines_of(Path(path))]
     names = [line for line in lines if line]
     if len(names) != count or len(set(names)) != count:
         raise ValueError(f"{path}: expected {count} different class names, one a line, got {len(names)}: {names}.")

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from tqdm import tqdm
 
-from .arrow_tensors import arrow_view, tensors_of
-from .data_card import UNLABELLED, UNPAIRED, ConfigFacts, DataCard, SplitFacts, write_card
-from .feature_parts import ROW_GROUP, SHARD_BYTES, FeatureSource, Part, write_part
-from .feature_schema import MODALITIES, ContentHash, Description, class_names_of, in_order, vector_values
+from .arrow_tensors import arrow_view, tensors_of, widths_of
+from .data_card import DataCard, write_card
+from .feature_checks import facts_of, settle_bad_rows
+from .feature_parts import ROW_GROUP, SHARD_BYTES, FeatureSource, write_part
+from .feature_schema import MODALITIES, ContentHash, Description, class_names_of, in_order
 from .files import atomic_folder
 from .moments import EMPTY_SPLIT, ColumnMoments
 
@@ -60,103 +58,29 @@ def write_dataset(
     if len({source.name for source in sources}) < len(sources) or not sources:
         raise ValueError(f"Configurations need different names, got {[source.name for source in sources]}.")
     with atomic_folder(out, overwrite=overwrite) as folder:
-        parts = {part: source for source in sources for split in source.splits.values() for part in split}
+        parts = _parts_of(sources)
         lengths = [source.lengths.get(part) for part, source in parts.items()]
         total = None if None in lengths else sum(filter(None, lengths))
         with tqdm(total=total, unit=" rows", desc=Path(out).name, disable=None if progress else True) as bar:
             written = {part: write_part(folder, part, source, shard_bytes, bar) for part, source in parts.items()}
-        _settle_bad_rows({str(name) for part in written.values() for name in part.dropped}, drop_bad_rows)
-        facts = [_facts_of(folder, source, written) for source in sources]
+        settle_bad_rows({str(name) for part in written.values() for name in part.dropped}, drop_bad_rows)
+        facts = [facts_of(folder, source, written) for source in sources]
         write_card(folder, Path(out).resolve().name, card, facts)
     return {fact.name: fact.description for fact in facts}
 
 
-def _settle_bad_rows(names: set[str], drop: bool) -> None:
-    if not names:
-        return
-    some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-    if not drop:
-        raise ValueError(
-            f"{len(names)} rows hold NaN or infinity ({some}): mend the source, or leave them out with --drop-bad-rows."
-        )
-    logger.warning("%d rows hold NaN or infinity and are left out: %s", len(names), some)
-
-
-def _facts_of(folder: Path, source: FeatureSource, written: Mapping[str, Part]) -> ConfigFacts:
-    """What a configuration holds, found by reading what was written: the fingerprint is that of the files."""
-    content, splits = ContentHash(source.features), []
-    ids: list[pa.Array] = []
-    for split in in_order(source.splits):
-        parts = [written[part] for part in source.splits[split]]
-        files = [name for part in parts for name in part.files]
-        counts: Counter[str] = Counter()
-        if not content.add(split, _tallied(_row_groups(folder, files), source, ids, counts)):
-            raise ValueError(f"Split {split} of configuration {source.name} is empty: there is nothing to write.")
-        rows, size, dropped = (sum(getattr(part, name) for part in parts) for name in ("rows", "size", "left_out"))
-        splits.append(SplitFacts(split, rows, size, files, dict(counts), dropped))
-    _check_ids(pa.chunked_array(ids), source.name)
-    _check_classes(splits, source)
-    description = Description(
-        content.result(source.names),
-        source.audio,
-        source.visual,
-        source.synthetic,
-        tuple(source.class_names) if source.class_names is not None else None,
-    )
-    return ConfigFacts(source, description, splits)
-
-
-def _row_groups(folder: Path, files: Iterable[str]) -> Iterator[pa.Table]:
-    for name in files:
-        # Group by group: `iter_batches` decodes ahead, the further the longer the file.
-        file = pq.ParquetFile(folder / name)
-        yield from map(file.read_row_group, range(file.num_row_groups))
-
-
-def _tallied(
-    tables: Iterable[pa.Table], source: FeatureSource, ids: list[pa.Array], counts: Counter[str]
-) -> Iterator[pa.Table]:
-    """The same tables; their ids and counts are taken down as they pass."""
-    for table in tables:
-        ids += table["clip_id"].chunks
-        counts.update(_count_classes(table, source))
-        audio, visual = (table[name].is_null() for name in MODALITIES)
-        counts[UNPAIRED] += pc.sum(pc.or_(audio, visual).cast(pa.int64())).as_py() or 0
-        yield table
-
-
-def _count_classes(table: pa.Table, source: FeatureSource) -> dict[str, int]:
-    names = source.names or []
-    if "labels" in source.features:
-        members = np.nan_to_num(vector_values(table["labels"].combine_chunks(), len(names))).sum(axis=0)
-        return {name: int(count) for name, count in zip(names, members, strict=True)}
-    if "label" not in source.features:
-        return {}
-    labels = table["label"].fill_null(-1).to_numpy() + 1
-    counts = np.bincount(labels, minlength=len(names) + 1)
-    return {name: int(count) for name, count in zip([UNLABELLED, *names], counts, strict=True) if count}
-
-
-def _check_ids(ids: pa.ChunkedArray, config: str) -> None:
-    if ids.null_count:
-        raise ValueError(f"{ids.null_count} rows of configuration {config} have no clip_id: each needs one of its own.")
-    counts = pc.value_counts(ids)
-    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise ValueError(
-            f"{len(twice)} clip ids of configuration {config} occur more than once "
-            f"({', '.join(twice[:5].to_pylist())}): an id is one clip's own, over all splits."
-        )
-
-
-def _check_classes(splits: Sequence[SplitFacts], source: FeatureSource) -> None:
-    names = source.names or []
-    absent = [name for name in names if not any(split.counts.get(name) for split in splits)]
-    if absent:
-        raise ValueError(
-            f"Configuration {source.name} has no clip of {', '.join(repr(name) for name in absent)}: "
-            "leave the class out of the list of classes, or look where its clips went."
-        )
+def _parts_of(sources: Sequence[FeatureSource]) -> dict[str, FeatureSource]:
+    """Every part once, with whoever reads it."""
+    parts: dict[str, FeatureSource] = {}
+    for source in sources:
+        for part in (part for split in source.splits.values() for part in split):
+            other = parts.setdefault(part, source)
+            if other is not source and not (other.shared and source.shared and other.features == source.features):
+                raise ValueError(
+                    f"The configurations {other.name} and {source.name} both name the part {part}: name one otherwise, "
+                    "or say that they share their parts (`shared`), and columns."
+                )
+    return parts
 
 
 def dataset_fingerprint(splits: Mapping[str, Dataset | IterableDataset]) -> str:
@@ -197,7 +121,7 @@ def to_tensors(split: Dataset, *, copy: bool = True) -> dict[str, Tensor]:
     if isinstance(split, IterableDataset):
         raise ValueError("A streaming split is not all at hand: walk through it with FeatureBatches, or load it whole.")
     table = arrow_view(split)[:]
-    return {"index": torch.arange(table.num_rows), **tensors_of(table, copy)}
+    return {"index": torch.arange(table.num_rows), **tensors_of(table, widths_of(table), copy)}
 
 
 class FeatureBatches:
@@ -237,6 +161,8 @@ class FeatureBatches:
     ):
         if batch_size < 1:
             raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
+        if not 0 <= process_index < num_processes:
+            raise ValueError(f"Processes count from 0: {process_index=} is none of {num_processes}.")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.process_index, self.num_processes, self.block = process_index, num_processes, block
         self.epoch = 0
@@ -270,8 +196,9 @@ class FeatureBatches:
 
     def _in_order(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
         view = arrow_view(split)
+        widths = widths_of(view[:])
         for part in self._slices(len(split)):
-            yield {"index": torch.arange(part.start, part.stop), **tensors_of(view[part])}
+            yield {"index": torch.arange(part.start, part.stop), **tensors_of(view[part], widths)}
 
     def _shuffled(self, blocks: Iterable[dict[str, Tensor]], seed: int) -> Iterator[dict[str, Tensor]]:
         generator = np.random.default_rng([seed, self.epoch])
@@ -287,11 +214,12 @@ class FeatureBatches:
 
     def _streamed(self, stream: IterableDataset, rows: int) -> Iterator[dict[str, Tensor]]:
         """Blocks of `rows` rows, of which this process takes its share unless they are to be shuffled first."""
-        first = 0
-        for table in stream.with_format("arrow").iter(rows):
+        first, widths = 0, dict[str, int]()
+        for table in arrow_view(stream).iter(rows):
+            widths = widths | {name: width for name, width in widths_of(table).items() if width or name not in widths}
             share = self._share(table.num_rows) if self.seed is None else slice(0, table.num_rows)
             index = torch.arange(first + share.start, first + share.stop)
-            yield {"index": index, **tensors_of(table.slice(share.start, share.stop - share.start))}
+            yield {"index": index, **tensors_of(table.slice(share.start, share.stop - share.start), widths)}
             first += table.num_rows
 
 

@@ -1,5 +1,7 @@
 """What a data set is made of, part by part, and how a part becomes Parquet shards."""
 
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,9 @@ SHARD_BYTES = 500_000_000
 """Features of one file, before compression, as `push_to_hub` cuts them."""
 
 
+_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
+
+
 @dataclass(frozen=True)
 class FeatureSource:
     """One configuration of a data set: what its splits are made of, and how to read that.
@@ -26,13 +31,14 @@ class FeatureSource:
     Args:
         name: of the configuration.
         features: the schema, see `feature_columns`.
-        splits: the parts that make up each split, in order. A part that several configurations name is written once.
+        splits: the parts that make up each split, in order; a part is a path below `data/`, without its ending.
         rows: reads a part: chunks of columns, see `to_table`. It may be asked for the same part again.
         audio: what the audio features come from, `<backbone>@<8 hex of its constants and weights>` or a name.
         visual: likewise.
         synthetic: made up rather than recorded.
         class_names: of a `labels` column, which has no place for them.
         lengths: rows of each part where known, for the progress bar.
+        shared: its parts may be named by other configurations too, and are then written once: folds of one set of rows.
         notes: what is known to be wrong with this configuration, one sentence each, for the card.
         facts: values that the card's template names, as `config.facts.…`.
     """
@@ -46,10 +52,20 @@ class FeatureSource:
     synthetic: bool = False
     class_names: Sequence[str] | None = None
     lengths: Mapping[str, int] = field(default_factory=dict)
+    shared: bool = False
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        parts = [part for split in self.splits.values() for part in split]
+        for name in (self.name, *parts):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"Configurations and parts are named by letters, digits and _ . - / alone, not {name!r}."
+                )
+        for spec in (self.audio, self.visual):
+            if not re.fullmatch(r"[^\s=]+", spec):
+                raise ValueError(f"What made the features is named by one word without `=`, not {spec!r}.")
         if "labels" in self.features and self.features["labels"].length != len(self.class_names or ()):
             width = self.features["labels"].length
             raise ValueError(f"A `labels` column of width {width} needs as many class_names, got {self.class_names}.")
@@ -92,17 +108,13 @@ def write_part(folder: Path, part: str, source: FeatureSource, shard_bytes: int,
         "use_content_defined_chunking": True,
         "write_page_index": True,
     }
-    writer: Any = None
-    for number, table in enumerate(_pieces(_good_tables(part, source, done, bar), group)):
-        if number % groups_a_shard == 0:
-            if writer is not None:
-                writer.close()
-            done.files.append(f"{stem}-{number // groups_a_shard}")
-            writer = pq.ParquetWriter(done.files[-1], source.features.arrow_schema, **options)
-        writer.write_table(table)
-        done.rows, done.size = done.rows + table.num_rows, done.size + table.nbytes
-    if writer is not None:
-        writer.close()
+    pieces = _pieces(_good_tables(part, source, done, bar), group)
+    for first in pieces:
+        done.files.append(f"{stem}-{len(done.files)}")
+        with pq.ParquetWriter(done.files[-1], source.features.arrow_schema, **options) as writer:
+            for table in itertools.chain([first], itertools.islice(pieces, groups_a_shard - 1)):
+                writer.write_table(table)
+                done.rows, done.size = done.rows + table.num_rows, done.size + table.nbytes
     for number, name in enumerate(done.files):
         final = f"{stem}-{number:05d}-of-{len(done.files):05d}.parquet"
         done.files[number] = str(Path(name).rename(final).relative_to(folder).as_posix())

@@ -114,12 +114,14 @@ def _to_array(column: Any, feature: Any, name: str, where: str) -> pa.Array:
         return _vectors(column, feature.length, name, where)
     if isinstance(feature, ClassLabel):
         return _classes(np.asarray(column), feature, name, where)
+    kind = f"`{name}` must hold {feature.dtype} values that can be stored"
     try:
-        return pa.array(column, feature.pa_type)
+        array = pa.array(column, feature.pa_type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-        raise ValueError(
-            f"{where}: column `{name}` must hold {feature.dtype} values that can be stored ({error})."
-        ) from None
+        raise ValueError(f"{where}: column {kind} ({error}).") from None
+    if pa.types.is_string(array.type) and pc.any(pc.match_substring(array, "\0")).as_py():
+        raise ValueError(f"{where}: column {kind}: one of them holds a NUL.")
+    return array
 
 
 def _vectors(column: Any, width: int, name: str, where: str) -> pa.Array:
@@ -138,21 +140,22 @@ def _vectors(column: Any, width: int, name: str, where: str) -> pa.Array:
 def _classes(column: np.ndarray, feature: ClassLabel, name: str, where: str) -> pa.Array:
     if column.ndim != 1 or column.dtype.kind not in "iu":
         raise ValueError(f"{where}: `{name}` must be whole numbers of shape (n,), got {column.dtype} {column.shape}.")
-    column = column.astype(np.int64)
     if len(column) and column.max() >= feature.num_classes:
         row = int(column.argmax())
         raise ValueError(
             f"{where}: label {column[row]} of row {row} is out of range: there are {feature.num_classes} classes, "
             f"numbered from 0 ({', '.join(feature.names)})."
         )
-    return pa.array(column, mask=column < 0)
+    return pa.array(column.astype(np.int64), mask=column < 0)
 
 
 def vector_values(array: pa.Array, width: int) -> np.ndarray:
     """The rows `(n, width)` of a list column, without a copy; a missing row is all NaN (and then there is a copy)."""
     if array.null_count:
+        if array.type.value_type not in (pa.float32(), pa.float64()):  # nothing else has a NaN
+            array = array.cast(pa.list_(pa.float32()))
         array = pc.fill_null(array, pa.scalar([float("nan")] * width, array.type))
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), width)
 
 
 def bad_rows(table: pa.Table, features: Features) -> np.ndarray:
@@ -172,7 +175,9 @@ class ContentHash:
     """The content of some splits as one short name, whatever their sharding: fed table by table, split by split."""
 
     def __init__(self, features: Features):
-        self.features = features
+        # In one order, whichever a reader selected them in.
+        names = [*(name for name in COLUMNS if name in features), *sorted(set(features) - set(COLUMNS))]
+        self.features = {name: features[name] for name in names}
         self.parts: list[bytes] = []
 
     def add(self, split: str, tables: Iterable[pa.Table | pa.RecordBatch]) -> int:
@@ -193,7 +198,7 @@ class ContentHash:
 
 
 def _bytes_of(array: pa.Array, feature: Any) -> Any:
-    """A column's content in one form: little-endian, without gaps, a missing value as no value could be."""
+    """A column's content in one form: little-endian, without gaps; a number that is missing is NaN, or the least."""
     if isinstance(feature, List) and feature.length > 0:
         return np.ascontiguousarray(vector_values(array, feature.length), dtype="<f4")
     if isinstance(feature, ClassLabel):

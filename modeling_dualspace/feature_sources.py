@@ -58,7 +58,7 @@ def read(array: Any, name: str, rows: Any = ()) -> np.ndarray:
     """Rows of an array of an open file, all of them unless said otherwise."""
     try:
         return array[rows]
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise ValueError(f"{name} cannot be read, the file is damaged ({error}).") from None
 
 
@@ -206,6 +206,16 @@ def six_key_rows(path: Path, num_classes: int, widths: tuple[int, int], where: s
                 if name == split or split == "train":
                     parts[f"{where}/{name}"] = RowsOfArrays(path, keys[0], keys[1], widths, chosen, ids, labels)
     return parts
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text that is UTF-8, with or without the mark with which Windows begins one."""
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from None
 
 
 def digest_of_sources(*sources: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Writes that are whole or not at all, and short fingerprints."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -9,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-MARKER = "README.md"
-"""What a folder of ours holds, what is written into it last, and whose YAML bears the tag of the next line."""
-
-TAG = "dualspace"
+CARD = "README.md"
+MANIFEST = ".made-by-dualspace"
+"""Sizes and names of all that was written into a folder: what is known to have been made here can be made again."""
 
 
 def short_digest(parts: Iterable[bytes]) -> str:
@@ -43,9 +43,11 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
     Args:
         out: what the folder will be called. It must not exist yet, or be empty.
-        overwrite: put a former folder of ours out of the way, once the new one is whole.
+        overwrite: put a former folder that was made this way, and not touched since, out of the way.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(out).resolve()  # through a link: the folder is replaced, not the link
+    if printable(str(out)) != str(out):
+        raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another name.")
     _check_place(out, overwrite)
     made = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,8 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         temporary.mkdir()
         yield temporary
+        lines = [f"{size} {name}\n" for name, size in _sizes(temporary).items()]
+        (temporary / MANIFEST).write_text("".join(lines), encoding="utf-8", newline="\n")
         _check_place(out, overwrite)  # a long time may have passed
         _swap(temporary, out)
     finally:
@@ -65,32 +69,36 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
-    if not out.exists() and not out.is_symlink():
+    if not out.exists():
         return
     if not out.is_dir():
         raise ValueError(f"{out} is a file; a folder will be made: choose another name.")
+    if Path.cwd().is_relative_to(out):
+        raise ValueError(f"{out} is where you are, or above it, and cannot be replaced: choose another name.")
     if not any(out.iterdir()):
         return
     if not overwrite:
+        raise ValueError(f"{out} exists already and is not empty: choose another name, or pass --overwrite.")
+    if not (out / MANIFEST).is_file():
+        raise ValueError(f"{out} was not made here, so it is not overwritten: choose another name.")
+    lines = (out / MANIFEST).read_text(encoding="utf-8").splitlines()
+    known = {name: int(size) for size, name in (line.split(" ", 1) for line in lines)}
+    foreign = sorted(name for name, size in _sizes(out).items() if known.get(name) != size and name != MANIFEST)
+    if foreign:
         raise ValueError(
-            f"{out} exists already and is not empty: choose another name, or pass overwrite (--overwrite)."
+            f"{out} is not overwritten: {foreign[0]} was put there or changed since it was made ({len(foreign)} files "
+            "like that). Move them away, or choose another name."
         )
-    if not _is_ours(out):
-        raise ValueError(f"{out} is not one of ours to overwrite: no {MARKER} with the tag {TAG}. Choose another name.")
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether losing it loses nothing that cannot be made again: a checkout has a README.md too."""
-    card = folder / MARKER
-    if not card.is_file() or (folder / ".git").exists():
-        return False
-    head = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
-    return head.startswith("---") and f"- {TAG}" in head.splitlines()
+def _sizes(folder: Path) -> dict[str, int]:
+    """Of all files below a folder, in the order of their names."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
 
 
 def _swap(temporary: Path, out: Path) -> None:
     """Two renames, and the former folder comes back should the second fail."""
-    out = out.resolve()  # through a link: the folder is replaced, not the link
     former = temporary.with_name(temporary.name + "-former")
     if out.exists():
         out.rename(former)
@@ -107,11 +115,14 @@ def _sweep(out: Path) -> None:
     """Removes what a process of this machine left behind that was killed while it wrote `out`."""
     if os.name != "posix":  # elsewhere asking whether a process lives can end it
         return
-    host = socket.gethostname()
-    for leftover in out.parent.glob(f".tmp-{out.name}-{host}-*"):
+    start = f".tmp-{out.name}-{socket.gethostname()}-"
+    for leftover in out.parent.glob(f"{glob.escape(start)}*"):
         with suppress(ValueError, IndexError):
-            process = int(leftover.name.removeprefix(f".tmp-{out.name}-{host}-").split("-")[0])
-            if not leftover.name.endswith("-former") and not _is_alive(process):
+            if _is_alive(int(leftover.name.removeprefix(start).split("-")[0])):
+                continue
+            if leftover.name.endswith("-former") and not out.exists():
+                leftover.rename(out)  # it was killed between two renames
+            else:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -505,7 +505,7 @@ def test_files_that_do_not_exist_are_counted_and_the_first_are_named(json_lines)
         ("path,film,split\na.mp4,x,train\nb.mp4,x,test\n", "The film 'x' must lie in one split: compare .*2 and .*3"),
         (
             "path,start,film\na.mp4,0,x\na.mp4,5,\n",
-            r"rows of the file 'a\.mp4' must have one `film`: compare .*2 and .*3",
+            r"must have one `film`, unlike those of .*a\.mp4': compare .*2 and .*3",
         ),
         ("path\na\0.mp4\n", "column `path` is no valid text"),
     ],
@@ -654,3 +654,13 @@ def test_cuts_that_make_no_sense_are_refused(cut, message):
 def test_a_piece_beyond_the_end_of_its_film_is_refused():
     with pytest.raises(ValueError, match=r"starts at 30\.0 seconds, but its film lasts 12"):
         windows(make_clip(start=30.0, end=40.0), 12, 10, 5)
+
+
+def test_a_link_to_a_film_in_a_list_is_that_film_again(tmp_path):
+    (tmp_path / "rex.mp4").write_text("")
+    (tmp_path / "again.mp4").symlink_to(tmp_path / "rex.mp4")
+    (tmp_path / "metadata.csv").write_text("path\nrex.mp4\nagain.mp4\n")
+    with pytest.raises(ValueError, match=r"must have one `film`, unlike .*rex\.mp4.*line 2 .*line 3"):
+        list_clips(tmp_path)
+    (tmp_path / "metadata.csv").write_text("path,film\nrex.mp4,rex\nagain.mp4,rex\n")
+    assert len({clip.split for clip in list_clips(tmp_path).clips}) == 1

@@ -41,7 +41,10 @@ def test_the_yaml_declares_configurations_splits_sizes_and_tags(tmp_path):
     assert "cross-modal-retrieval" in data["tags"] and "synthetic" not in data["tags"]
     assert [one["config_name"] for one in data["configs"]] == ["default", "other"]
     assert [one.get("default") for one in data["configs"]] == [True, None]
-    assert data["configs"][0]["data_files"][0] == {"split": "train", "path": "data/default/train-*"}
+    assert data["configs"][0]["data_files"][0] == {
+        "split": "train",
+        "path": "data/default/train-?????-of-?????.parquet",
+    }
     assert [one["splits"][0]["num_examples"] for one in data["dataset_info"]] == [745, 745]
     assert data["dataset_info"][0]["description"].startswith("fingerprint=ffff")
 
@@ -60,6 +63,11 @@ def test_the_prose_has_counts_columns_notes_and_the_lines_to_load_it(tmp_path):
     assert "- Row 7 is odd (`default`)." in text
     assert "- The test split has no clip of <drum>.\n" in text  # of both
     assert "`" + "f" * 16 + "`" in text
+
+
+def test_titles_and_classes_may_hold_any_character(tmp_path):
+    write_card(tmp_path, "toy", DataCard('Films: "mine" | yours', "toy"), [config()])
+    assert DatasetCard.load(tmp_path / "README.md").data.pretty_name == 'Films: "mine" | yours'
 
 
 def test_a_split_that_nobody_annotated_is_counted_and_said(tmp_path):

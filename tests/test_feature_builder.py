@@ -325,7 +325,7 @@ def test_overwrite_of_a_folder_of_something_else_is_refused(content, refused, so
     for name, text in content.items():
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(text)
-    assert "not one of ours" in refused("--source", source, "--overwrite")
+    assert "choose another name" in refused("--source", source, "--overwrite")
 
 
 def test_overwrite_of_somebody_elses_folder_is_refused_though_it_has_a_readme(refused, source, tmp_path):

@@ -134,7 +134,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write(tmp_path / name / "toy", source(chunk=7 if name == "one" else 13))
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -170,7 +170,9 @@ def test_splits_of_several_configurations_may_share_their_parts(tmp_path):
     for number, test in enumerate("abc"):
         splits = {"train": [f"folds/{name}" for name in "abc" if name != test], "test": [f"folds/{test}"]}
         folds.append(
-            FeatureSource(f"fold{number}", feature_columns(4, 6, NAMES), splits, lambda part: [parts[part[-1]]])
+            FeatureSource(
+                f"fold{number}", feature_columns(4, 6, NAMES), splits, lambda part: [parts[part[-1]]], shared=True
+            )
         )
     write(tmp_path / "toy", *folds)
     assert len(list((tmp_path / "toy").rglob("*.parquet"))) == 3
@@ -237,7 +239,6 @@ def put(row, value):
         (spoiled(train__audio_features=put(5, np.nan)), r"train/000005.*--drop-bad-rows"),
         (spoiled(test__clip_id=put(0, "train/000001")), r"1 clip ids.*more than once.*train/000001"),
         (spoiled(train__clip_id=put(0, None)), "1 rows of configuration default have no clip_id"),
-        (spoiled(train__label=lambda column: column.clip(0, 1), validation__label=lambda column: column * 0), None),
         (source({"train": rows_of("train", 9), "test": rows_of("test", 0)}), "Split test .* is empty"),
         (source({"train": rows_of("train", 2)}), "no clip of 'fireworks'"),
         (
@@ -247,13 +248,37 @@ def put(row, value):
     ],
 )
 def test_what_is_wrong_ends_in_a_sentence_and_no_folder(tmp_path, wrong, message):
-    if message is None:  # a class that one split lacks is a note in the card, not an error
-        write(tmp_path / "toy", wrong)
-        assert "The train split has no clip of fireworks." in (tmp_path / "toy" / "README.md").read_text()
-        return
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "toy", wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_that_one_split_lacks_is_a_note_in_the_card(tmp_path):
+    write(tmp_path / "toy", spoiled(train__label=lambda column: column.clip(0, 1)))
+    assert "The train split has no clip of fireworks." in (tmp_path / "toy" / "README.md").read_text()
+
+
+def test_a_part_of_two_configurations_is_refused_unless_they_share_it(tmp_path):
+    other = FeatureSource("other", feature_columns(4, 6, NAMES), {"train": ["default/train"]}, lambda part: [])
+    with pytest.raises(ValueError, match="default and other both name the part default/train"):
+        write(tmp_path / "toy", source(), other)
+
+
+def test_a_split_takes_no_rows_of_another_whose_name_begins_alike(tmp_path):
+    contents = {"train": rows_of("train", 9), "train-hard": rows_of("train-hard", 6)}
+    splits = {"train": ["default/train"], "test": ["default/train-hard"]}
+    parts = FeatureSource("default", feature_columns(4, 6, NAMES), splits, lambda part: [contents[part[8:]]])
+    write(tmp_path / "toy", parts)
+    assert load_dataset(str(tmp_path / "toy")).num_rows == {"train": 9, "test": 6}
+    assert len(list(load_dataset(str(tmp_path / "toy"), streaming=True)["train"])) == 9
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a*", "a[1]", "/tmp/x", "", "a//b", ".hidden"])
+def test_names_that_are_no_plain_paths_are_refused(name):
+    with pytest.raises(ValueError, match="letters, digits"):
+        source(name=name)
+    with pytest.raises(ValueError, match="one word"):
+        source(audio="my audio network")
 
 
 def test_configurations_need_names_of_their_own_and_classes_theirs(tmp_path):
@@ -325,13 +350,14 @@ def test_tensors_are_the_rows_of_any_selection(split, choose):
 
 
 def test_tensors_are_one_s_own_unless_a_copy_is_declined(split):
-    tensors = to_tensors(split.select(range(10)))
+    few = split.select(range(10))
+    tensors = to_tensors(few)
     tensors["audio_features"].add_(1)
-    same(to_tensors(split.select(range(10))), slow_tensors(split.select(range(10))))
-    column = split.with_format("arrow")[:]["audio_features"]
-    if column.num_chunks == 1:
-        seen = to_tensors(split, copy=False)["audio_features"]
-        assert seen.data_ptr() == column.chunk(0).flatten().buffers()[1].address
+    same(to_tensors(few), slow_tensors(few))
+    column = few.with_format("arrow")[:]["audio_features"]
+    assert column.num_chunks == 1
+    address = column.chunk(0).flatten().buffers()[1].address + 4 * 4 * column.chunk(0).offset
+    assert to_tensors(few, copy=False)["audio_features"].data_ptr() == address
 
 
 def test_lists_of_any_kind_become_float32():
@@ -394,6 +420,26 @@ def test_processes_together_see_the_batches_that_one_sees(folder, streaming, see
     assert min(len(share[-1]["index"]) for share in shares) == 0  # two rows over three processes
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_slice_has_the_keys_and_widths_of_its_batch_whoever_is_annotated(rank, streaming):
+    columns = {"audio_features": [[1.0, 2.0]] * 4, "visual_features": [[3.0]] * 4, "labels": [[0, 1], None, None, None]}
+    split = Dataset.from_dict(columns)
+    split = split.to_iterable_dataset() if streaming else split
+    batches = list(FeatureBatches(split, 2, process_index=rank, num_processes=3))
+    shapes = [{name: column.shape[1:] for name, column in batch.items()} for batch in batches]
+    assert shapes[0] == {"index": (), "audio_features": (2,), "visual_features": (1,), "labels": (2,)}
+    for batch in batches[:1]:
+        assert batch["labels"][batch["index"] > 0].isnan().all()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_another_name_are_refused_however_they_come(streaming):
+    split = Dataset.from_dict({"audio": [[1.0]], "visual_features": [[1.0]]})
+    with pytest.raises(ValueError, match="Expected the columns audio_features and visual_features, got audio"):
+        list(FeatureBatches(split.to_iterable_dataset() if streaming else split))
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_shuffled_pass_is_fixed_by_seed_and_epoch(folder, split, streaming):
     def order(seed, epoch):
@@ -411,6 +457,8 @@ def test_a_batch_has_at_least_one_row(split):
     with pytest.raises(ValueError, match="at least one row"):
         FeatureBatches(split, 0)
     assert len(FeatureBatches(split, 8)) == 7
+    with pytest.raises(ValueError, match="process_index=2 is none of 2"):
+        FeatureBatches(split, 8, process_index=2, num_processes=2)
 
 
 def test_statistics_are_those_of_numpy(folder, split):

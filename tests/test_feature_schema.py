@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Value
+from datasets import Features, Value
 
 from modeling_dualspace.feature_schema import (
     ContentHash,
@@ -67,6 +67,8 @@ def test_a_modality_may_be_missing_and_a_class_unknown():
         ({"label": np.array([0, 1, 2, 0])}, r"label 2 of row 2 is out of range.*dog, drum"),
         ({"label": np.array([0.0, 1.0, 0.0, 1.0])}, "must be whole numbers"),
         ({"path": ["a", "b", "\udcff", "d"]}, "values that can be stored"),
+        ({"path": ["a", "b\0", "c", "d"]}, "one of them holds a NUL"),
+        ({"label": np.array([0, 1, 2**63 + 1, 0], dtype="u8")}, "of row 2 is out of range"),
         ({"clip_id": [1, 2, 3, 4]}, "`clip_id` must hold string"),
         ({"extra": [1, 2, 3, 4]}, "expected the columns"),
     ],
@@ -99,6 +101,7 @@ def test_the_fingerprint_is_the_hash_the_contract_describes():
     parts = [b"train", b"4", *(hashlib.sha256(column).digest() for column in content.values()), b"dog", b"drum"]
     expected = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
     assert found == expected.hexdigest()[:16]
+    assert found == "2f88d3f2844889b0"  # runs and indexes record it: it may not change
 
 
 def test_the_fingerprint_does_not_depend_on_chunks_and_offsets():
@@ -125,6 +128,14 @@ def test_the_fingerprint_does_not_depend_on_chunks_and_offsets():
 def test_the_fingerprint_changes_with_any_value(changes):
     before = fingerprint(to_table(columns(), FEATURES, "here"))
     assert fingerprint(to_table(columns(**changes), FEATURES, "here")) != before
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_columns():
+    order = ["label", "start", "visual_features", "path", "clip_id", "audio_features"]
+    table = to_table(columns(), FEATURES, "here").select(order)
+    assert fingerprint(table, Features({name: FEATURES[name] for name in order})) == fingerprint(
+        to_table(columns(), FEATURES, "here")
+    )
 
 
 def test_the_fingerprint_changes_with_names_and_splits():

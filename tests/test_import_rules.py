@@ -20,8 +20,8 @@ RINGS = [
     },
     {
         "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
-        "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "files", "scene", "splits",
-        "synthetic",
+        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "files", "scene",
+        "splits", "synthetic",
     },
     set(),
     {"__init__", "__main__", "cli", "demo"},

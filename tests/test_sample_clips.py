@@ -71,7 +71,7 @@ def decode(path):
 def test_a_folder_holds_the_clips_of_ten_classes_and_their_list(folder):
     names = {f"{name}/{name}-{number:04d}.mp4" for name in CLASSES for number in range(3)}
     assert len(CLASSES) == 10 and list(CLASSES) == sorted(CLASSES)
-    assert files_of(folder).keys() == names | {"metadata.csv", "README.md"}
+    assert files_of(folder).keys() == names | {"metadata.csv", "README.md", ".made-by-dualspace"}
     rows = rows_of(folder)
     assert list(rows[0]) == ["file_name", "label", "split"]
     assert {row["file_name"] for row in rows} == names
@@ -300,8 +300,11 @@ def test_a_folder_that_is_there_is_refused_unless_it_may_be_overwritten(tmp_path
     assert sample_clips.main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "exists already" in line and "--overwrite" in line
-    assert sample_clips.main([*arguments, "--overwrite"]) == 0
-    assert not (tmp_path / "out" / "stray.txt").exists()
+    assert sample_clips.main([*arguments, "--overwrite"]) == 1
+    assert "stray.txt was put there" in capsys.readouterr().err
+    (tmp_path / "out" / "stray.txt").unlink()
+    assert sample_clips.main([*arguments, "--overwrite", "--seed", "1"]) == 0
+    assert "--seed 1" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_without_av_one_sentence_names_the_extra(tmp_path, monkeypatch, capsys):

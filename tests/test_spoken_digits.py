@@ -170,7 +170,7 @@ def test_sounds_are_summarised_as_the_naive_twin_does(made):
     source, _, clips = made
     for clip in clips["default"]["test"].select(range(0, len(clips["default"]["test"]), 15)):
         rate, samples = wavfile.read(source / f"{clip['clip_id']}.wav")
-        samples = np.pad(samples / 32767, (0, max(0, 4 * int(0.032 * rate) - len(samples))))
+        samples = np.pad(samples / 32768, (0, max(0, 4 * int(0.032 * rate) - len(samples))))
         np.testing.assert_allclose(clip["audio_features"], naive_summary(samples, rate), atol=1e-4)
 
 
@@ -205,10 +205,10 @@ def test_a_build_repeated_is_the_same(digits, small, tmp_path):
 
 FORMS = {
     "stereo": np.stack([noise(), noise()], axis=1),
-    "singles": (noise() / 32767).astype(np.float32),
-    "doubles": noise() / 32767,
+    "singles": (noise() / 32768).astype(np.float32),
+    "doubles": noise() / 32768,
     "32 bits": noise().astype(np.int32) * 65536,
-    "stereo of singles": np.stack([noise(), noise()], axis=1).astype(np.float32) / 32767,
+    "stereo of singles": np.stack([noise(), noise()], axis=1).astype(np.float32) / 32768,
 }
 
 
@@ -239,7 +239,7 @@ def test_short_sounds_have_a_summary_too(rows, digits, tmp_path):
 def test_other_rates_are_summarised_as_the_naive_twin_does(rate, digits, tmp_path):
     wavfile.write(tmp_path / "a.wav", rate, noise(8000))
     found = digits.log_mel_summary(str(tmp_path / "a.wav"))
-    np.testing.assert_allclose(found, naive_summary(noise(8000) / 32767, rate), atol=1e-4)
+    np.testing.assert_allclose(found, naive_summary(noise(8000) / 32768, rate), atol=1e-4)
 
 
 # Recordings that are not what they should be.
@@ -251,6 +251,19 @@ def header(channels=1, rate=8000, size=2, width=16, rows=100):
     data = bytes(rows * 2)
     body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_a_recording_with_chunks_of_another_program_is_read(digits, tmp_path):
+    # What editors write beside the sound, such as a date: scipy skips it, and warns.
+    wavfile.write(tmp_path / "plain.wav", 8000, noise())
+    content = (tmp_path / "plain.wav").read_bytes()
+    chunk = b"bext" + struct.pack("<I", 8) + b"20180101"
+    length = struct.pack("<I", len(content) + len(chunk) - 8)
+    (tmp_path / "other.wav").write_bytes(content[:4] + length + content[8:36] + chunk + content[36:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, other = (digits.log_mel_summary(str(tmp_path / name)) for name in ("plain.wav", "other.wav"))
+    np.testing.assert_array_equal(other, plain)
 
 
 def cut(kept):
@@ -375,7 +388,7 @@ def test_a_recording_rewritten_in_its_place_is_read_anew(digits, small, tmp_path
         builder.download_and_prepare()
         clip = builder.as_dataset("test")[0]
         assert clip["clip_id"] == "0_anna_0"
-        np.testing.assert_allclose(clip["audio_features"], naive_summary(noise(seed=seed) / 32767, 8000), atol=1e-4)
+        np.testing.assert_allclose(clip["audio_features"], naive_summary(noise(seed=seed) / 32768, 8000), atol=1e-4)
         found.append(clip["audio_features"])
     assert found[0] != found[1]
 

@@ -471,6 +471,14 @@ def test_a_group_in_the_place_of_an_array_is_refused(refused, tmp_path):
     assert "vegas.h5: `lab_train` is a group, not an array" in refused(source)
 
 
+def test_arrays_that_claim_more_rows_than_memory_holds_are_refused(refused, tmp_path):
+    with h5py.File(tmp_path / "vegas.h5", "w") as file:
+        for split in ROWS:
+            for kind, width in (("audio", (128,)), ("visual", (1024,)), ("lab", ())):
+                file.create_dataset(f"{kind}_{split}", (10**13, *width), "f4", chunks=(10, *width))
+    assert "vegas.h5" in refused(tmp_path / "vegas.h5")
+
+
 NEWER = {
     "no marks": ({"Train_test": None}, "newer.h5: expected the key `Train_test`"),
     "no picture": ({"visual_feat": None}, "newer.h5: expected the key `visual_feat`"),
@@ -600,6 +608,8 @@ FILES = {
     "no frames": lambda path: np.save(path, np.ones((0, 128), np.uint8)),
     "not a number": lambda path: np.save(path, np.full((3, 128), np.nan)),
     "more than float32 holds": lambda path: np.save(path, np.full((3, 128), 1e300)),
+    "more than float64 holds": lambda path: np.save(path, np.full((3, 128), 1e308)),
+    "both infinities": lambda path: np.save(path, np.full((2, 128), np.inf) * [[1], [-1]]),
 }
 
 
