@@ -279,42 +279,48 @@ def _official(settings: AveConfig) -> FeatureSource:
     names = class_names(clips, settings.name)
     files = _find(source, "audio_feature.h5"), _find(source, "visual_feature.h5")
 
-    def rows(part: str) -> Iterator[dict[str, Any]]:
-        chosen = splits[part.split("/")[1]]
-        audio, visual = (
-            _averaged(path, width, len(clips), settings.stamp) for path, width in zip(files, (128, 512), strict=True)
-        )
-        for start in range(0, len(chosen), CHUNK):
-            piece = chosen[start : start + CHUNK]
-            index = [clip.row for clip in piece]
-            yield {
-                "clip_id": [f"{clip.video}/{clip.row:06d}" for clip in piece],
-                "audio_features": audio[index],
-                "visual_features": visual[index],
-                "label": np.array([names.index(clip.category) for clip in piece]),
-                "video": [clip.video for clip in piece],
-                "event_start": [clip.start for clip in piece],
-                "event_end": [clip.end for clip in piece],
-            }
-
     extra = {"video": Value("string"), "event_start": Value("float64"), "event_end": Value("float64")}
-    shared = leaks(splits)
     notes = [
         f"Videos with clips in both {first} and {second}: {len(videos)} ({', '.join(videos)})."
-        for (first, second), videos in shared.items()
+        for (first, second), videos in leaks(splits).items()
         if videos
     ]
     return FeatureSource(
         name=settings.name,
         features=feature_columns(128, 512, names, extra=extra),
         splits={split: [f"{settings.name}/{split}"] for split in SPLITS},
-        rows=rows,
+        rows=functools.partial(_official_rows, splits, names, files, len(clips), settings.stamp),
         audio="vggish@ave-official",
         visual="vgg19@ave-official",
         lengths={f"{settings.name}/{split}": len(chosen) for split, chosen in splits.items()},
         notes=notes,
         facts={"official": True, "taken": taken, "deduplicate": settings.deduplicate},
     )
+
+
+def _official_rows(
+    splits: Mapping[str, Sequence[Annotation]],
+    names: Sequence[str],
+    files: tuple[Path, Path],
+    count: int,
+    stamp: str,
+    part: str,
+) -> Iterator[dict[str, Any]]:
+    """Reads a part; of the module, not of a call, so that it can be sent to another process."""
+    chosen = splits[part.split("/")[1]]
+    audio, visual = (_averaged(path, width, count, stamp) for path, width in zip(files, (128, 512), strict=True))
+    for start in range(0, len(chosen), CHUNK):
+        piece = chosen[start : start + CHUNK]
+        index = [clip.row for clip in piece]
+        yield {
+            "clip_id": [f"{clip.video}/{clip.row:06d}" for clip in piece],
+            "audio_features": audio[index],
+            "visual_features": visual[index],
+            "label": np.array([names.index(clip.category) for clip in piece]),
+            "video": [clip.video for clip in piece],
+            "event_start": [clip.start for clip in piece],
+            "event_end": [clip.end for clip in piece],
+        }
 
 
 def main(argv: list[str] | None = None) -> int:

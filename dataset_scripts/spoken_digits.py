@@ -14,7 +14,7 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,31 +75,34 @@ class SpokenDigits(FeatureBuilder):
             chosen = [one for one, name in zip(recordings, split_of, strict=True) if name == split]
             pairs[split] = _pair(chosen, digits, pools[split], seed=number)
 
-        def rows(part: str) -> Iterator[dict[str, Any]]:
-            chosen, partners = pairs[part.split("/")[1]]
-            if not chosen:
-                return
-            yield {
-                "clip_id": [one.path.stem for one in chosen],
-                "audio_features": np.stack([log_mel_summary(str(one.path), settings.stamp) for one in chosen]),
-                "visual_features": images[partners],
-                "label": np.array([one.digit for one in chosen]),
-                "speaker": [one.speaker for one in chosen],
-                "image": partners,
-            }
-
         return FeatureSource(
             name=settings.name,
             features=feature_columns(
                 BANDS * SEGMENTS, 64, DIGITS, extra={"speaker": Value("string"), "image": Value("int64")}
             ),
             splits={split: [f"{settings.name}/{split}"] for split in SPLITS},
-            rows=rows,
+            rows=functools.partial(_rows, pairs, images, settings.stamp),
             audio="log-mel-quarters@fsdd",
             visual="pixels@sklearn-digits",
             lengths={f"{settings.name}/{split}": len(chosen) for split, (chosen, _) in pairs.items()},
             facts={"held_out": _held_out(recordings) if settings.name == "speakers" else {}},
         )
+
+
+def _rows(
+    pairs: Mapping[str, tuple[list["Recording"], np.ndarray]], images: np.ndarray, stamp: str, part: str
+) -> Iterator[dict[str, Any]]:
+    """Reads a part; of the module, not of a call, so that it can be sent to another process."""
+    chosen, partners = pairs[part.split("/")[1]]
+    if chosen:
+        yield {
+            "clip_id": [one.path.stem for one in chosen],
+            "audio_features": np.stack([log_mel_summary(str(one.path), stamp) for one in chosen]),
+            "visual_features": images[partners],
+            "label": np.array([one.digit for one in chosen]),
+            "speaker": [one.speaker for one in chosen],
+            "image": partners,
+        }
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,8 @@ def read_sound(path: str) -> tuple[int, np.ndarray]:
     """The rate, and one channel of samples within [-1, 1], from a .wav of any width."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of a file that ends too soon
+            warnings.simplefilter("ignore")  # of chunks that are not sound
+            warnings.filterwarnings("error", message="Reached EOF")
             rate, samples = wavfile.read(path)
     except Exception as error:  # of many kinds: what its parser stumbles over
         raise ValueError(f"{path} is no .wav file that can be read ({error}).") from None

@@ -7,8 +7,9 @@ cluster CCA come out near what is published for VEGAS; nothing measured on them 
 """
 
 import argparse
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,6 @@ class SyntheticFeatures(FeatureBuilder):
         if min(sizes.values()) < 1:
             raise ValueError(f"Expected rows for train and for test, got --rows {settings.rows}.")
 
-        def chunks(split: str) -> Iterator[dict[str, Any]]:
-            start = 0
-            for drawn in synthetic_chunks(sizes[split], seeds[split]):
-                columns = {name: column.numpy() for name, column in drawn.items()}
-                ids = [f"{split}/{row:06d}" for row in range(start, start + len(columns["labels"]))]
-                yield {"clip_id": ids, "label": columns.pop("labels"), **columns}
-                start += len(ids)
-
         ids = [f"train/{row:06d}" for row in range(sizes["train"])]
         # Classes do not hang on widths: the narrowest clips name them soonest.
         narrow = synthetic_chunks(sizes["train"], seeds["train"], audio_dim=1, visual_dim=1)
@@ -74,25 +67,31 @@ class SyntheticFeatures(FeatureBuilder):
         held = np.array(carve_validation(ids, labels), dtype=bool)
         chosen = {"train": ~held, "validation": held, "test": np.ones(test, dtype=bool)}
 
-        def rows(part: str) -> Iterator[dict[str, Any]]:
-            split, start = part.split("/")[1], 0
-            for chunk in chunks("test" if split == "test" else "train"):
-                mask = chosen[split][start : start + len(chunk["clip_id"])]
-                start += len(mask)
-                kept = [name for name, wanted in zip(chunk.pop("clip_id"), mask, strict=True) if wanted]
-                yield {"clip_id": kept} | {name: column[mask] for name, column in chunk.items()}
-
         return FeatureSource(
             name="default",
             features=feature_columns(128, 1024, CLASSES),
             splits={split: [f"default/{split}"] for split in SPLITS},
-            rows=rows,
+            rows=functools.partial(_rows, sizes, seeds, chosen),
             audio="synthetic",
             visual="synthetic",
             synthetic=True,
             lengths={f"default/{split}": int(mask.sum()) for split, mask in chosen.items()},
             facts={"rows": settings.rows, "seed": settings.seed},
         )
+
+
+def _rows(
+    sizes: Mapping[str, int], seeds: Mapping[str, int], chosen: Mapping[str, np.ndarray], part: str
+) -> Iterator[dict[str, Any]]:
+    """Draws a part: the rows of train that are not validation, those that are, or those of test."""
+    split, start = part.split("/")[1], 0
+    drawn_for = "test" if split == "test" else "train"
+    for drawn in synthetic_chunks(sizes[drawn_for], seeds[drawn_for]):
+        mask = chosen[split][start : start + len(drawn["labels"])]
+        columns = {name: column.numpy()[mask] for name, column in drawn.items()}
+        ids = [f"{drawn_for}/{start + row:06d}" for row in np.flatnonzero(mask)]
+        yield {"clip_id": ids, "label": columns.pop("labels"), **columns}
+        start += len(mask)
 
 
 def main(argv: list[str] | None = None) -> int:

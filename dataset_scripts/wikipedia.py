@@ -10,7 +10,6 @@ to image, visual_to_audio is image to text.
 
 import re
 import sys
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -61,14 +60,11 @@ class Wikipedia(FeatureBuilder):
         held = np.array(carve_validation(train["clip_id"], train["label"].tolist()), dtype=bool)
         rows = {"train": _select(train, ~held), "validation": _select(train, held), "test": rows["test"]}
 
-        def read(part: str) -> Iterator[dict[str, Any]]:
-            yield rows[part.split("/")[1]]
-
         return FeatureSource(
             name="default",
             features=feature_columns(TEXT, IMAGE, names),
             splits={split: [f"default/{split}"] for split in SPLITS},
-            rows=read,
+            rows={f"default/{split}": [chosen] for split, chosen in rows.items()}.__getitem__,
             audio="lda-topics@wikipedia",
             visual="sift-histogram@wikipedia",
             lengths={f"default/{split}": len(chosen["label"]) for split, chosen in rows.items()},

@@ -81,7 +81,9 @@ class FeatureBuilder(datasets.ArrowBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         self._opened = self.open(self.config)
-        return datasets.DatasetInfo(features=self._opened.features)
+        opened = self._opened
+        description = f"audio={opened.audio} visual={opened.visual} synthetic={str(opened.synthetic).lower()}"
+        return datasets.DatasetInfo(description=description, features=opened.features)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         splits = self._opened.splits

@@ -5,6 +5,7 @@ Writing: a `FeatureSource` says what the splits of a configuration are made of a
 `feature_statistics` and `keep_paired` take a split of any data set with these columns, loaded or streaming.
 """
 
+import glob
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ def write_dataset(
     """
     if len({source.name for source in sources}) < len(sources) or not sources:
         raise ValueError(f"Configurations need different names, got {[source.name for source in sources]}.")
+    if glob.has_magic(Path(out).resolve().name):
+        raise ValueError(f"`load_dataset` takes a name with any of * ? [ ] for a pattern: call {out} otherwise.")
     with atomic_folder(out, overwrite=overwrite) as folder:
         parts = _parts_of(sources)
         lengths = [source.lengths.get(part) for part, source in parts.items()]

@@ -59,7 +59,7 @@ def read(array: Any, name: str, rows: Any = ()) -> np.ndarray:
     try:
         return array[rows]
     except (OSError, MemoryError) as error:
-        raise ValueError(f"{name} cannot be read, the file is damaged ({error}).") from None
+        raise ValueError(f"{name} cannot be read: damaged, or larger than memory ({error}).") from None
 
 
 def vectors(array: Any, start: int, stop: int, width: int, name: str) -> np.ndarray:

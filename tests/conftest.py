@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -79,6 +80,28 @@ def _script(name: str) -> ModuleType:
 def script():
     """`script("vegas")`: the module of dataset_scripts/vegas.py."""
     return _script
+
+
+@pytest.fixture
+def refuses(capfd, tmp_path):
+    """`refuses(main)(source, flags...)`: the one line in which a builder's command ends, having made no folder."""
+
+    def of(main):
+        def refuse(source, *flags):
+            before = set(tmp_path.rglob("*"))
+            capfd.readouterr()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("default")
+                code = main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)])
+            lines = capfd.readouterr().err.splitlines()
+            lines += [str(one.message) for one in caught if one.category is not DeprecationWarning]
+            assert code == 1 and len(lines) == 1, lines
+            assert set(tmp_path.rglob("*")) == before
+            return lines[0]
+
+        return refuse
+
+    return of
 
 
 @pytest.fixture

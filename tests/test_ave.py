@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import warnings
 from collections import Counter
 from fractions import Fraction
 
@@ -139,22 +138,9 @@ def built(ave, tmp_path):
 
 
 @pytest.fixture
-def refused(ave, capfd, tmp_path):
+def refused(ave, refuses):
     """`refused(source, flags...)`: the one line in which the command ends, having made no folder."""
-
-    def refuse(source, *flags):
-        before = set(tmp_path.rglob("*"))
-        capfd.readouterr()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            code = ave.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)])
-        lines = capfd.readouterr().err.splitlines()
-        lines += [str(one.message) for one in caught if one.category is not DeprecationWarning]
-        assert code == 1 and len(lines) == 1, lines
-        assert set(tmp_path.rglob("*")) == before
-        return lines[0]
-
-    return refuse
+    return refuses(ave.main)
 
 
 # The real annotations.

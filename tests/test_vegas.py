@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import sys
-import warnings
 from collections import Counter
 
 import h5py
@@ -134,22 +133,9 @@ def built(vegas, tmp_path):
 
 
 @pytest.fixture
-def refused(vegas, capfd, tmp_path):
+def refused(vegas, refuses):
     """`refused(source, flags...)`: the one line in which the command ends, having made no folder."""
-
-    def refuse(source, *flags):
-        before = set(tmp_path.rglob("*"))
-        capfd.readouterr()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            code = vegas.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)])
-        lines = capfd.readouterr().err.splitlines()
-        lines += [str(one.message) for one in caught if one.category is not DeprecationWarning]
-        assert code == 1 and len(lines) == 1, lines
-        assert set(tmp_path.rglob("*")) == before
-        return lines[0]
-
-    return refuse
+    return refuses(vegas.main)
 
 
 # Six keys.
@@ -613,11 +599,31 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def copy(small, tmp_path_factory):
+    """Folders of which one file may be spoiled, by `spoiled`."""
+    return shutil.copytree(small, tmp_path_factory.mktemp("copy") / "Data")
+
+
+@pytest.fixture
+def spoiled(copy, small):
+    """`spoiled("vgg", change)`: folders of which one file was changed; it is mended afterwards."""
+    paths = []
+
+    def spoil(folder, change):
+        paths.append(copy / folder / f"{FIRST}.npy")
+        change(paths[0])
+        return copy
+
+    yield spoil
+    for path in paths:
+        path.rmdir() if path.is_dir() else path.unlink()
+        shutil.copy(small / path.relative_to(copy), path)
+
+
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_of_features_that_holds_something_else_is_refused_by_name(case, small, refused, tmp_path):
-    shutil.copytree(small, tmp_path / "Data")
-    FILES[case](tmp_path / "Data" / "vgg" / f"{FIRST}.npy")
-    assert FIRST in refused(tmp_path / "Data")
+def test_a_file_of_features_that_holds_something_else_is_refused_by_name(case, spoiled, refused):
+    assert FIRST in refused(spoiled("vgg", FILES[case]), "--config", "fold0")
 
 
 LABELS = {
@@ -637,10 +643,8 @@ LABELS = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_a_file_of_a_label_that_holds_something_else_is_refused_by_name(case, small, refused, tmp_path):
-    shutil.copytree(small, tmp_path / "Data")
-    LABELS[case](tmp_path / "Data" / "VEGAS_classes" / f"{FIRST}.npy")
-    assert FIRST in refused(tmp_path / "Data")
+def test_a_file_of_a_label_that_holds_something_else_is_refused_by_name(case, spoiled, refused):
+    assert FIRST in refused(spoiled("VEGAS_classes", LABELS[case]), "--config", "fold0")
 
 
 def add_to(root, fold, content):

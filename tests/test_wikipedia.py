@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -64,22 +63,9 @@ def built(wikipedia, tmp_path):
 
 
 @pytest.fixture
-def refused(wikipedia, capfd, tmp_path):
+def refused(wikipedia, refuses):
     """`refused(source, flags...)`: the one line in which the command ends, having made no folder."""
-
-    def refuse(source, *flags):
-        before = set(tmp_path.rglob("*"))
-        capfd.readouterr()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            code = wikipedia.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)])
-        lines = capfd.readouterr().err.splitlines()
-        lines += [str(one.message) for one in caught if one.category is not DeprecationWarning]
-        assert code == 1 and len(lines) == 1, lines
-        assert set(tmp_path.rglob("*")) == before
-        return lines[0]
-
-    return refuse
+    return refuses(wikipedia.main)
 
 
 # The published files.
