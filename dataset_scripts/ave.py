@@ -165,6 +165,9 @@ def _six_key(settings: AveConfig) -> FeatureSource:
         audio="vggish@ave-authors",
         visual="inception@ave-authors",
         lengths={part: len(rows) for part, rows in parts.items()},
+        notes=[]
+        if order
+        else ["The names of the classes are a guess: the source numbers them, and does not name them."],
         facts={"official": False, "class_order": "that of the file given with `--class-order`" if order else ASSUMED},
     )
 

@@ -19,7 +19,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from modeling_dualspace.files import printable
 from modeling_dualspace.splits import carve_validation
 from modeling_dualspace.synthetic import CLASSES
 
-WIDTHS = (128, 1024)
+WIDTHS, CLIPS = (128, 1024), 28_103
 NEWER_KEYS = ("audio_feat", "visual_feat", "Label_ID", "Train_test")
 FOLDERS = ("vgg", "inception", "VEGAS_classes", "folds")
 GIVEN = "in the order of the file given with `--class-order`"
@@ -91,7 +91,20 @@ class Vegas(FeatureBuilder):
         return _source("default", names, splits, parts, facts | {"layout": printable(source.name)})
 
 
-def _source(name: str, names: list[str], splits: Mapping, parts: Mapping[str, Any], facts: Mapping, **more: Any):
+def _source(
+    name: str,
+    names: list[str],
+    splits: Mapping,
+    parts: Mapping[str, Any],
+    facts: Mapping,
+    notes: Sequence[str] = (),
+    **more: Any,
+):
+    notes, count = list(notes), sum(len(rows) for rows in parts.values())
+    if count != CLIPS:
+        notes.append(f"VEGAS has {CLIPS:,} clips, this source {count:,}.")
+    if facts["class_order"] == ASSUMED:
+        notes.append("The names of the classes are a guess: the source numbers them, and does not name them.")
     return FeatureSource(
         name=name,
         features=feature_columns(*WIDTHS, names),
@@ -101,6 +114,7 @@ def _source(name: str, names: list[str], splits: Mapping, parts: Mapping[str, An
         visual="inception@vegas-authors",
         lengths={part: len(rows) for part, rows in parts.items()},
         facts=facts,
+        notes=notes,
         **more,
     )
 
@@ -224,6 +238,8 @@ def _list_clips(source: str, stamp: str, drop: bool) -> _Clips:
     """Walks through the folders once for all five configurations."""
     root = Path(source)
     missing = [name for name in FOLDERS if not (root / name).is_dir()]
+    if missing == list(FOLDERS) and any(root.glob("*.h5")):
+        raise ValueError(f"{root} holds none of the folders, but {min(root.glob('*.h5'))}: is that the --source?")
     if missing:
         raise ValueError(f"{root}: expected the folders {', '.join(FOLDERS)}; {', '.join(missing)} is not there.")
     folds = _read_folds(root / "folds")

@@ -58,7 +58,7 @@ def list_clips(source: str | Path, *, fractions: Mapping[str, float] = FRACTIONS
     A folder holds `<class>/**/*.mp4`; or `<split>/<class>/**/*.mp4`, where all folders with films are named train,
     validation (or val) and test; or films side by side, which have no label; or a `metadata.csv` or `metadata.jsonl`,
     which alone then says what is a clip. A list has the column `path` (or `file_name`), relative to where the list
-    lies, and any of `label` or `labels`, `split`, `film`, `start`, `end`, `clip_id`.
+    lies, and any of `label` or `labels` (in CSV apart by `;`), `split`, `film`, `start`, `end`, `clip_id`.
 
     Args:
         source: the folder, or the list: a path that ends in .csv or .jsonl.

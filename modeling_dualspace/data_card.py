@@ -87,21 +87,15 @@ class DataCard:
 
 def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
     """Writes figures and, as the last file of all, README.md; `name` is what the folder will be called."""
-    figures: dict[tuple, dict[str, str]] = {}
-    for config in configs:  # folds of one data set have the same classes, and share a figure
-        totals = tuple(sorted(_totals(config).items()))
-        if config.class_names and totals not in figures:
-            path = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
-            (folder / path).write_text(clips_per_class(config), encoding="utf-8", newline="\n")
-            figures[totals] = {"config": config.name, "path": path}
+    figures = _draw(folder, configs)
     values = {
         "title": card.title,
         "name": name,
-        "kind": _kind,
+        "kind": lambda column: " or ".join(dict.fromkeys(_kind(config.source.features[column]) for config in configs)),
         "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),
         "configs": configs,
         "notes": _notes(configs),
-        "figures": list(figures.values()),
+        "figures": figures,
         "count_table": _count_table,
         "synthetic": any(config.description.synthetic for config in configs),
     }
@@ -113,6 +107,21 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
     content.data["configs"] = [_files_of(config, default=config is configs[0]) for config in configs]
     content.data["dataset_info"] = _infos(configs)
     (folder / CARD).write_text(str(content), encoding="utf-8", newline="\n")
+
+
+def _draw(folder: Path, configs: Sequence[ConfigFacts]) -> dict[str, str]:
+    """The figure of each configuration; folds of one set of rows have the same counts, and one for all."""
+    figures: dict[str, str] = {}
+    drawn = set()
+    for config in configs:
+        totals = tuple(sorted(_totals(config).items()))
+        folds = (totals, config.source.shared)
+        if not config.class_names or (folds in drawn and config.source.shared):
+            continue
+        drawn.add(folds)
+        figures[config.name] = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
+        (folder / figures[config.name]).write_text(clips_per_class(config), encoding="utf-8", newline="\n")
+    return figures
 
 
 def _environment(template: Path | None) -> Environment:

@@ -111,7 +111,11 @@ def build(builder: type[FeatureBuilder], argv: Sequence[str] | None, description
             "--drop-bad-rows", action="store_true", help="leave out rows that hold NaN or infinity, or lack their pair"
         )
     parser.add_argument("--out", type=Path, default=Path(builder.CARD.name), help="the folder to make [%(default)s]")
-    parser.add_argument("--config", action="append", help="build this configuration only (may be repeated) [all]")
+    parser.add_argument(
+        "--config",
+        action="append",
+        help="build this configuration only; may be repeated, the first is the default [all]",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that is there already")
     builder.add_arguments(parser)
     arguments = parser.parse_args(argv)

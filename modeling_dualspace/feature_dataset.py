@@ -5,6 +5,7 @@ Writing: a `FeatureSource` says what the splits of a configuration are made of a
 `feature_statistics` and `keep_paired` take a split of any data set with these columns, loaded or streaming.
 """
 
+import gc
 import glob
 import logging
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -121,6 +123,8 @@ def to_tensors(split: Dataset, *, copy: bool = True) -> dict[str, Tensor]:
 
         ```
     """
+    if isinstance(split, Mapping):
+        raise ValueError(f"Expected one split, got {', '.join(map(str, split))}: choose one, like `data['train']`.")
     if isinstance(split, IterableDataset):
         raise ValueError("A streaming split is not all at hand: walk through it with FeatureBatches, or load it whole.")
     table = arrow_view(split)[:]
@@ -162,6 +166,8 @@ class FeatureBatches:
         num_processes: int = 1,
         block: int = 65_536,
     ):
+        if isinstance(split, Mapping):
+            raise ValueError(f"Expected one split, got {', '.join(map(str, split))}: choose one, like `data['train']`.")
         if batch_size < 1:
             raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
         if not 0 <= process_index < num_processes:
@@ -218,12 +224,24 @@ class FeatureBatches:
     def _streamed(self, stream: IterableDataset, rows: int) -> Iterator[dict[str, Tensor]]:
         """Blocks of `rows` rows, of which this process takes its share unless they are to be shuffled first."""
         first, widths = 0, dict[str, int]()
-        for table in arrow_view(stream).iter(rows):
+        for table in _left_cleanly(arrow_view(stream).iter(rows)):
             widths = widths | {name: width for name, width in widths_of(table).items() if width or name not in widths}
             share = self._share(table.num_rows) if self.seed is None else slice(0, table.num_rows)
             index = torch.arange(first + share.start, first + share.stop)
             yield {"index": index, **tensors_of(table.slice(share.start, share.stop - share.start), widths)}
             first += table.num_rows
+
+
+def _left_cleanly(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same; whoever stops early leaves no thread of Arrow's reading on, which would hang the end of the process."""
+    whole = False
+    try:
+        yield from tables
+        whole = True
+    finally:
+        del tables
+        if not whole:  # https://github.com/apache/arrow/issues/45214
+            gc.collect()
 
 
 def feature_statistics(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class FeatureSource:
 
     def __post_init__(self):
         parts = [part for split in self.splits.values() for part in split]
-        for name in (self.name, *parts):
-            if not _NAME.fullmatch(name):
+        for name in (self.name, *self.splits, *parts):
+            if not _NAME.fullmatch(name) or ("/" in name and name not in parts):
                 raise ValueError(
                     f"Configurations and parts are named by letters, digits and _ . - / alone, not {name!r}."
                 )

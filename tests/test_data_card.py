@@ -12,10 +12,15 @@ from modeling_dualspace.feature_schema import Description, feature_columns
 NAMES = ["dog", "rodents, rats & mice", "<drum>"]
 
 
-def config(name="default", splits=None, notes=(), synthetic=False):
+def config(name="default", splits=None, notes=(), synthetic=False, shared=False):
     splits = splits or {"train": {"dog": 700, NAMES[1]: 40, "<drum>": 5}, "test": {"dog": 60, NAMES[1]: 9}}
     source = FeatureSource(
-        name, feature_columns(128, 1024, NAMES), {split: [] for split in splits}, lambda part: [], notes=notes
+        name,
+        feature_columns(128, 1024, NAMES),
+        {split: [] for split in splits},
+        lambda part: [],
+        notes=notes,
+        shared=shared,
     )
     facts = [
         SplitFacts(
@@ -79,10 +84,12 @@ def test_what_is_made_up_says_so(tmp_path):
     assert "synthetic" in written(tmp_path, config(synthetic=True)).data.tags
 
 
-def test_configurations_with_the_same_classes_share_a_figure(tmp_path):
-    text = written(tmp_path, config("fold0"), config("fold1"), config("few", {"train": dict.fromkeys(NAMES, 1)})).text
+def test_each_configuration_has_a_figure_and_folds_share_theirs(tmp_path):
+    text = written(tmp_path, config("all"), config("few", {"train": dict.fromkeys(NAMES, 1)})).text
     assert sorted(path.name for path in tmp_path.glob("*.svg")) == ["clips-per-class-few.svg", "clips-per-class.svg"]
-    assert text.count("![") == 2
+    assert text.index("### `few`") < text.index("](clips-per-class-few.svg)") < text.index("| dog | 1 |")
+    text = written(tmp_path, config("fold0", shared=True), config("fold1", shared=True)).text
+    assert text.count("![") == 1
 
 
 def test_the_figure_is_an_image_whose_bars_have_the_length_of_the_counts():

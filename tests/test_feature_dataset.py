@@ -406,6 +406,19 @@ def test_a_pass_is_every_row_once_in_order_as_often_as_wanted(folder, split, str
         same(joined(batches), slow_tensors(split))
 
 
+def test_a_stream_may_be_left_early_without_hanging_the_process(tmp_path):
+    # Several row groups, so that Arrow reads on behind the first batch; see _left_cleanly.
+    rows = {name: np.tile(column, (400, 1)) for name, column in rows_of("train", 50).items() if "features" in name}
+    content = {"clip_id": [str(row) for row in range(20_000)], **rows, "label": np.arange(20_000) % 3}
+    write(tmp_path / "toy", source({"train": content}, chunk=20_000))
+    code = (
+        "from datasets import load_dataset\nfrom modeling_dualspace.feature_dataset import FeatureBatches\n"
+        "for batch in FeatureBatches(load_dataset('toy', split='train', streaming=True), 64):\n    break\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_processes_together_see_the_batches_that_one_sees(folder, streaming, seed):

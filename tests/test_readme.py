@@ -15,7 +15,7 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, s
     monkeypatch.chdir(tmp_path)
     # What the commands of the readme make, at a fraction of the size.
     assert script("synthetic_features").main(["--rows", "1500"]) == 0
-    assert script("sample_clips").main(["--out", "my_videos", "--clips-per-class", "3", "--seconds", "0.5"]) == 0
+    assert script("sample_clips").main(["--clips-per-class", "3", "--seconds", "0.5"]) == 0
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 5
     names: dict = {"__name__": "readme"}
@@ -23,7 +23,7 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, s
         exec(compile(block, "README.md", "exec"), names)
     assert names["best"].shape == (300, 5)
     assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
-    assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 11
+    assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 5
 
 
 def test_the_example_of_writing_a_data_set_runs(tmp_path, monkeypatch):
