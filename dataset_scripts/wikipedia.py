@@ -105,7 +105,8 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        return scipy.io.loadmat(path)
+        with path.open("rb") as file:  # `datasets` has a loadmat of its own that would leave it open
+            return scipy.io.loadmat(file)
     except Exception as error:  # of many kinds: its parsers raise what they like
         raise ValueError(f"{path} is no .mat file that can be read ({error}).") from None
 

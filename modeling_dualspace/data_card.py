@@ -51,6 +51,8 @@ class ConfigFacts:
     source: FeatureSource
     description: Description
     splits: list[SplitFacts]
+    found: Sequence[str] = ()
+    """What reading it again has shown to be amiss, one sentence each."""
 
     @property
     def name(self) -> str:
@@ -171,7 +173,7 @@ def _notes(configs: Sequence[ConfigFacts]) -> list[str]:
 
 def _findings(config: ConfigFacts) -> list[str]:
     """What the source knows, and what the counts themselves show."""
-    found = list(config.source.notes)
+    found = [*config.source.notes, *config.found]
     dropped = sum(split.dropped for split in config.splits)
     if dropped:
         found.append(f"{dropped} rows of the source held NaN or infinity and were left out.")

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,13 @@ def facts_of(folder: Path, source: FeatureSource, written: Mapping[str, Part]) -
     """What a configuration holds, found by reading what was written: the fingerprint is that of the files."""
     content, splits = ContentHash(source.features), []
     ids: list[pa.Array] = []
+    vectors: dict[str, dict[str, list[np.ndarray]]] = {}
     for split in in_order(source.splits):
         parts = [written[part] for part in source.splits[split]]
         files = [name for part in parts for name in part.files]
         counts: Counter[str] = Counter()
-        if not content.add(split, _tallied(_row_groups(folder, files), source, ids, counts)):
+        rows_of = vectors.setdefault(split, {name: [] for name in MODALITIES})
+        if not content.add(split, _tallied(_row_groups(folder, files), source, ids, counts, rows_of)):
             raise ValueError(f"Split {split} of configuration {source.name} is empty: there is nothing to write.")
         rows, size, dropped = (sum(getattr(part, name) for part in parts) for name in ("rows", "size", "left_out"))
         splits.append(SplitFacts(split, rows, size, files, dict(counts), dropped))
@@ -50,7 +53,7 @@ def facts_of(folder: Path, source: FeatureSource, written: Mapping[str, Part]) -
         source.synthetic,
         tuple(source.class_names) if source.class_names is not None else None,
     )
-    return ConfigFacts(source, description, splits)
+    return ConfigFacts(source, description, splits, _shared_vectors(vectors))
 
 
 def _row_groups(folder: Path, files: Iterable[str]) -> Iterator[pa.Table]:
@@ -61,15 +64,44 @@ def _row_groups(folder: Path, files: Iterable[str]) -> Iterator[pa.Table]:
 
 
 def _tallied(
-    tables: Iterable[pa.Table], source: FeatureSource, ids: list[pa.Array], counts: Counter[str]
+    tables: Iterable[pa.Table],
+    source: FeatureSource,
+    ids: list[pa.Array],
+    counts: Counter[str],
+    vectors: Mapping[str, list[np.ndarray]],
 ) -> Iterator[pa.Table]:
-    """The same tables; their ids and counts are taken down as they pass."""
+    """The same tables; their ids, counts and hashes of vectors are taken down as they pass."""
     for table in tables:
         ids += table["clip_id"].chunks
         counts.update(_count_classes(table, source))
+        for name, hashes in vectors.items():
+            column = table[name].combine_chunks()
+            hashes.append(_row_hashes(vector_values(column.drop_null(), source.features[name].length)))
         audio, visual = (table[name].is_null() for name in MODALITIES)
         counts[UNPAIRED] += pc.sum(pc.or_(audio, visual).cast(pa.int64())).as_py() or 0
         yield table
+
+
+def _row_hashes(rows: np.ndarray) -> np.ndarray:
+    """A number a row, uint64: a sum of its bits with random odd weights, modulo 2^64."""
+    weights = 2 * np.random.default_rng(0).integers(2**62, size=rows.shape[1]).astype(np.uint64) + np.uint64(1)
+    bits: np.ndarray = np.ascontiguousarray(rows).view(np.uint32)
+    return np.concatenate([bits[start : start + 256] @ weights for start in range(0, len(bits), 256)] or [weights[:0]])
+
+
+def _shared_vectors(vectors: Mapping[str, Mapping[str, list[np.ndarray]]]) -> list[str]:
+    """Which splits hold the very same vector: a clip that was taken twice, or silence."""
+    notes = []
+    for first, second in combinations(vectors, 2):
+        for name in MODALITIES:
+            left, right = (np.concatenate(vectors[split][name]) for split in (first, second))
+            both = np.intersect1d(left, right)
+            if len(both):
+                kind = name.removesuffix("_features")
+                notes.append(
+                    f"Vectors of {kind} features that occur, bit for bit, in {first} and {second}: {len(both)}."
+                )
+    return notes
 
 
 def _count_classes(table: pa.Table, source: FeatureSource) -> dict[str, int]:

@@ -281,6 +281,18 @@ def test_names_that_are_no_plain_paths_are_refused(name):
         source(audio="my audio network")
 
 
+def test_a_vector_of_two_splits_is_a_note_in_the_card(tmp_path):
+    content = {split: rows_of(split, rows) for split, rows in SIZES.items()}
+    content["test"]["visual_features"][4] = content["train"]["visual_features"][9]
+    content["test"]["visual_features"][5] = content["train"]["visual_features"][9]
+    content["validation"]["audio_features"][:2] = content["train"]["audio_features"][:2]
+    write(tmp_path / "toy", source(content))
+    card = (tmp_path / "toy" / "README.md").read_text()
+    assert "- Vectors of visual features that occur, bit for bit, in train and test: 1." in card
+    assert "- Vectors of audio features that occur, bit for bit, in train and validation: 2." in card
+    assert card.count("bit for bit") == 2
+
+
 def test_configurations_need_names_of_their_own_and_classes_theirs(tmp_path):
     with pytest.raises(ValueError, match=r"different names, got \['default', 'default'\]"):
         write(tmp_path / "toy", source(), source())
