@@ -85,9 +85,9 @@ def _tallied(
 def _row_hashes(rows: np.ndarray) -> np.ndarray:
     """A number a row, uint64: a sum of its bits with random odd weights, modulo 2^64."""
     weights = 2 * np.random.default_rng(0).integers(2**62, size=rows.shape[1]).astype(np.uint64) + np.uint64(1)
-    bits = np.frombuffer(np.ascontiguousarray(rows).tobytes(), dtype=np.uint32).reshape(rows.shape)
+    bits = np.ascontiguousarray(rows).view(np.uint32)
     sums = [bits[start : start + 256] @ weights for start in range(0, len(bits), 256)]
-    return np.concatenate(sums) if sums else weights[:0]
+    return np.concatenate(sums) if sums else np.zeros(0, dtype=np.uint64)
 
 
 def _shared_vectors(vectors: Mapping[str, Mapping[str, list[np.ndarray]]]) -> list[str]:
