@@ -273,7 +273,7 @@ def test_a_split_takes_no_rows_of_another_whose_name_begins_alike(tmp_path):
     assert len(list(load_dataset(str(tmp_path / "toy"), streaming=True)["train"])) == 9
 
 
-@pytest.mark.parametrize("name", ["../escaped", "a*", "a[1]", "/tmp/x", "", "a//b", ".hidden"])
+@pytest.mark.parametrize("name", ["../escaped", "a*", "a[1]", "/elsewhere", "", "a//b", ".hidden"])
 def test_names_that_are_no_plain_paths_are_refused(name):
     with pytest.raises(ValueError, match="letters, digits"):
         source(name=name)
