@@ -28,7 +28,15 @@ import numpy as np
 from datasets import Value
 
 from modeling_dualspace.data_card import DataCard
-from modeling_dualspace.feature_builder import FeatureBuilder, FeatureConfig, build, read_class_order
+from modeling_dualspace.feature_builder import (
+    GUESS,
+    ORDER_GIVEN,
+    ORDER_GUESSED,
+    FeatureBuilder,
+    FeatureConfig,
+    build,
+    read_class_order,
+)
 from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import feature_columns
 from modeling_dualspace.feature_sources import (
@@ -95,7 +103,6 @@ OFFICIAL = [
 CLASSES = {"ave15": ["Goat", *PRINTED[1:]], "ave15-as-printed": PRINTED}
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
 SPLITS = tuple(ORDERS)
-ASSUMED = "the order of the paper's list: the source does not say which number is which class"
 
 
 @dataclass
@@ -165,10 +172,8 @@ def _six_key(settings: AveConfig) -> FeatureSource:
         audio="vggish@ave-authors",
         visual="inception@ave-authors",
         lengths={part: len(rows) for part, rows in parts.items()},
-        notes=[]
-        if order
-        else ["The names of the classes are a guess: the source numbers them, and does not name them."],
-        facts={"official": False, "class_order": "that of the file given with `--class-order`" if order else ASSUMED},
+        notes=[] if order else [GUESS],
+        facts={"official": False, "class_order": ORDER_GIVEN if order else ORDER_GUESSED},
     )
 
 

@@ -26,7 +26,15 @@ from typing import Any
 import numpy as np
 
 from modeling_dualspace.data_card import DataCard
-from modeling_dualspace.feature_builder import FeatureBuilder, FeatureConfig, build, read_class_order
+from modeling_dualspace.feature_builder import (
+    GUESS,
+    ORDER_GIVEN,
+    ORDER_GUESSED,
+    FeatureBuilder,
+    FeatureConfig,
+    build,
+    read_class_order,
+)
 from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import feature_columns
 from modeling_dualspace.feature_sources import (
@@ -48,8 +56,6 @@ from modeling_dualspace.synthetic import CLASSES
 WIDTHS, CLIPS = (128, 1024), 28_103
 NEWER_KEYS = ("audio_feat", "visual_feat", "Label_ID", "Train_test")
 FOLDERS = ("vgg", "inception", "VEGAS_classes", "folds")
-GIVEN = "in the order of the file given with `--class-order`"
-ASSUMED = "the order in which the paper lists the classes: the source does not say which number is which class"
 
 
 class Vegas(FeatureBuilder):
@@ -75,7 +81,7 @@ class Vegas(FeatureBuilder):
         if source.is_dir():
             return _folders(settings)
         names = read_class_order(settings.class_order, len(CLASSES)) if settings.class_order else CLASSES
-        facts = {"class_order": GIVEN if settings.class_order else ASSUMED}
+        facts = {"class_order": ORDER_GIVEN if settings.class_order else ORDER_GUESSED}
         with open_h5(source) as file:
             keys = set(file)
         if "Train_test" in keys or "audio_feat" in keys:
@@ -103,8 +109,8 @@ def _source(
     notes, count = list(notes), sum(len(rows) for rows in parts.values())
     if count != CLIPS:
         notes.append(f"VEGAS has {CLIPS:,} clips, this source {count:,}.")
-    if facts["class_order"] == ASSUMED:
-        notes.append("The names of the classes are a guess: the source numbers them, and does not name them.")
+    if facts["class_order"] == ORDER_GUESSED:
+        notes.append(GUESS)
     return FeatureSource(
         name=name,
         features=feature_columns(*WIDTHS, names),
@@ -296,14 +302,14 @@ def _read_folds(folder: Path) -> list[list[str]]:
 def _name_classes(labels: Mapping[str, int], order: list[str] | None) -> tuple[list[str], dict[str, str], list[str]]:
     """Names by class number: an explicit order, else what the ids say, `baby_cry_video_00850`, else the paper's."""
     if order:
-        return order, {"class_order": GIVEN}, []
+        return order, {"class_order": ORDER_GIVEN}, []
     named = {clip: _class_in(clip) for clip in labels}
-    votes = {
-        number: Counter(named[clip] for clip in labels if labels[clip] == number) for number in range(len(CLASSES))
-    }
-    names = [counts.most_common(1)[0][0] if counts else None for counts in votes.values()]
+    votes: list[Counter] = [Counter() for _ in CLASSES]
+    for clip, number in labels.items():
+        votes[number][named[clip]] += 1
+    names = [counts.most_common(1)[0][0] if counts else None for counts in votes]
     if None in names or len(set(names)) < len(CLASSES):
-        return CLASSES, {"class_order": ASSUMED}, []
+        return CLASSES, {"class_order": ORDER_GUESSED}, []
     wrong = sum(named[clip] not in (None, names[labels[clip]]) for clip in labels)
     notes = (
         [f"{wrong} clips bear the name of another class in their id than the one they are labelled with."]

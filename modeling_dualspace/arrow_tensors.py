@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from .feature_schema import MODALITIES, vector_values
@@ -15,6 +16,8 @@ from .targets import UNKNOWN
 
 def arrow_view(split: Any) -> Any:
     """The columns a model needs of a split, loaded or streaming, as Arrow tables."""
+    if isinstance(split, Mapping):
+        raise ValueError(f"Expected one split, got {', '.join(map(str, split))}: choose one, like `data['train']`.")
     names = split.column_names
     if names is None:  # a stream that does not say, before it is read
         return split.with_format("arrow")
@@ -25,6 +28,12 @@ def arrow_view(split: Any) -> Any:
         )
     wanted = [name for name in (*MODALITIES, "label", "labels") if name in names]
     return split.select_columns(wanted).with_format("arrow")
+
+
+def declared_widths(view: Dataset) -> dict[str, int] | None:
+    """How wide each list column is, where the schema says: no row is read then. None where it does not."""
+    widths = {name: getattr(view.features[name], "length", -1) for name in view.column_names if name != "label"}
+    return widths if min(widths.values()) > 0 else None
 
 
 def widths_of(table: pa.Table) -> dict[str, int]:
@@ -61,8 +70,7 @@ def _matrix(column: pa.ChunkedArray, width: int, name: str, copy: bool) -> Tenso
     pieces = [vector_values(chunk, width).astype(np.float32, copy=False) for chunk in column.chunks if len(chunk)]
     if len(pieces) == 1 and not copy:
         return torch.from_dlpack(pieces[0])
-    # NumPy asks for huge pages, and copies in this thread: touching fresh memory page by page, or waiting for a pool of
-    # threads, costs many times the copy.
+    # By NumPy: it asks for huge pages, and copies in this thread. benchmarks/reading.py has torch's own beside it.
     matrix = np.empty((len(column), width), dtype=np.float32)
     if pieces:
         np.concatenate(pieces, out=matrix)

@@ -130,8 +130,8 @@ def _rounding(audio: Tensor, audio_weights: Tensor, cross: Tensor, visual_weight
     deviations = audio.diagonal().sqrt().unsqueeze(1), visual.diagonal().sqrt().unsqueeze(1)
     blown_up = (deviations[0] * audio_weights).norm(dim=0) * (deviations[1] * visual_weights).norm(dim=0)
     relative = cross / (deviations[0] @ deviations[1].T).clamp_min(torch.finfo(cross.dtype).tiny)
-    # At least one rounding error an entry, however small the cross-covariance is; and a few for sums of many rows: of
-    # 22,482 in one update one error was just passed, of 4,000 a third of it reached.
+    # At least one rounding error an entry, however small the cross-covariance is; and a few for sums of many rows:
+    # those of 22,482 in one update just passed one.
     return 8 * torch.finfo(cross.dtype).eps * blown_up * relative.norm().clamp_min(1.0)
 
 

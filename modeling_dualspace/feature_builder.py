@@ -19,6 +19,10 @@ from .feature_parts import FeatureSource
 from .feature_schema import bad_rows, to_table
 from .feature_sources import digest_of_sources, lines_of
 
+ORDER_GIVEN = "in the order of the file given with `--class-order`"
+ORDER_GUESSED = "in the order in which the paper lists them"
+GUESS = "The names of the classes are a guess: the source numbers them, and does not name them."
+
 
 @dataclass
 class FeatureConfig(datasets.BuilderConfig):

@@ -20,7 +20,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from tqdm import tqdm
 
-from .arrow_tensors import arrow_view, tensors_of, widths_of
+from .arrow_tensors import arrow_view, declared_widths, tensors_of, widths_of
 from .data_card import DataCard, write_card
 from .feature_checks import facts_of, settle_bad_rows
 from .feature_parts import ROW_GROUP, SHARD_BYTES, FeatureSource, write_part
@@ -123,8 +123,6 @@ def to_tensors(split: Dataset, *, copy: bool = True) -> dict[str, Tensor]:
 
         ```
     """
-    if isinstance(split, Mapping):
-        raise ValueError(f"Expected one split, got {', '.join(map(str, split))}: choose one, like `data['train']`.")
     if isinstance(split, IterableDataset):
         raise ValueError("A streaming split is not all at hand: walk through it with FeatureBatches, or load it whole.")
     table = arrow_view(split)[:]
@@ -166,8 +164,6 @@ class FeatureBatches:
         num_processes: int = 1,
         block: int = 65_536,
     ):
-        if isinstance(split, Mapping):
-            raise ValueError(f"Expected one split, got {', '.join(map(str, split))}: choose one, like `data['train']`.")
         if batch_size < 1:
             raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
         if not 0 <= process_index < num_processes:
@@ -195,8 +191,8 @@ class FeatureBatches:
 
     def _slices(self, rows: int) -> Iterator[slice]:
         for start in range(0, rows, self.batch_size):
-            size = min(self.batch_size, rows - start)
-            yield slice(start + self._share(size).start, start + self._share(size).stop)
+            share = self._share(min(self.batch_size, rows - start))
+            yield slice(start + share.start, start + share.stop)
 
     def _share(self, size: int) -> slice:
         """Which rows of a batch are this process's."""
@@ -205,7 +201,7 @@ class FeatureBatches:
 
     def _in_order(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
         view = arrow_view(split)
-        widths = widths_of(view[:])
+        widths = declared_widths(view) or widths_of(view[:])
         for part in self._slices(len(split)):
             yield {"index": torch.arange(part.start, part.stop), **tensors_of(view[part], widths)}
 

@@ -199,12 +199,12 @@ def six_key_rows(path: Path, num_classes: int, widths: tuple[int, int], where: s
             )
             labels = class_numbers(read(column(file, keys[2]), f"{path}, {keys[2]}"), num_classes, f"{path}, {keys[2]}")
             ids = [f"{split}/{row:06d}" for row in range(len(labels))]
-            held = np.array(
-                carve_validation(ids, labels.tolist()) if split == "train" else [False] * len(ids), dtype=bool
-            )
-            for name, chosen in ((split, ~held), ("validation", held)):
-                if name == split or split == "train":
-                    parts[f"{where}/{name}"] = RowsOfArrays(path, keys[0], keys[1], widths, chosen, ids, labels)
+            chosen = {split: np.ones(len(ids), dtype=bool)}
+            if split == "train":
+                held = np.array(carve_validation(ids, labels.tolist()), dtype=bool)
+                chosen = {"train": ~held, "validation": held}
+            for name, rows in chosen.items():
+                parts[f"{where}/{name}"] = RowsOfArrays(path, keys[0], keys[1], widths, rows, ids, labels)
     return parts
 
 

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, Value, load_dataset
 from torch.testing import assert_close
 
+from modeling_dualspace.arrow_tensors import arrow_view, declared_widths
 from modeling_dualspace.data_card import DataCard
 from modeling_dualspace.feature_dataset import (
     FeatureBatches,
@@ -498,6 +499,23 @@ def test_statistics_are_those_of_numpy(folder, split):
             assert_close(found[name]["min"].double().numpy(), column.min(axis=0))
             assert_close(found[name]["max"].double().numpy(), column.max(axis=0))
             assert_close(found[name]["zeros"].numpy(), (column == 0).mean(axis=0))
+
+
+def test_a_pass_over_a_selection_reads_a_batch_at_a_time(split):
+    chosen = split.select([40, 3, 3, 17, 8])
+    view = arrow_view(chosen)
+    assert declared_widths(view) == {"audio_features": 4, "visual_features": 6}
+    assert (
+        declared_widths(arrow_view(Dataset.from_dict({"audio_features": [[1.0]], "visual_features": [[1.0]]}))) is None
+    )
+    same(joined(FeatureBatches(chosen, 2)), slow_tensors(chosen))
+
+
+def test_all_splits_at_once_are_refused(folder):
+    data = load_dataset(str(folder))
+    for read in (to_tensors, lambda splits: list(FeatureBatches(splits))):
+        with pytest.raises(ValueError, match=r"Expected one split, got train, validation, test.*data\['train'\]"):
+            read(data)
 
 
 def test_statistics_of_nothing_are_refused():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import get_dataset_config_names, load_dataset
 
+from modeling_dualspace.feature_builder import GUESS
 from modeling_dualspace.feature_schema import Description
 
 PAPER = [
@@ -197,7 +198,7 @@ def test_what_was_read_and_whose_order_the_classes_have_stands_in_the_card(built
     folder = built(write_h5(tmp_path / "vegas_feature.h5", six_arrays()))
     card = card_of(folder)
     assert "built from vegas_feature.h5" in card
-    assert "Names of classes: the order in which the paper lists the classes: the source does not say" in card
+    assert "The names of the classes are in the order in which the paper lists them." in card and GUESS in card
     found = Description.parse(load(folder, tmp_path / "cache")["test"].info.description)
     assert (found.audio, found.visual) == ("vggish@vegas-authors", "inception@vegas-authors") and not found.synthetic
     assert f"`{found.fingerprint}`" in card
@@ -313,7 +314,7 @@ def test_frames_are_averaged_and_8_bit_ones_are_the_floats_they_had_been(authors
 
 def test_names_of_classes_are_read_from_the_ids(authors, five):
     assert all(fold["test"].features["label"].names == list(STEMS) for fold in five)
-    assert "Names of classes: read from the clips' ids" in card_of(authors[3])
+    assert "The names of the classes are read from the clips' ids" in card_of(authors[3])
 
 
 def test_a_clip_that_bears_the_name_of_another_class_stands_in_the_card(built, tmp_path):
@@ -337,7 +338,7 @@ IDS = {
 def test_ids_that_do_not_say_their_class_leave_the_order_of_the_paper(ids, built, tmp_path):
     write_folders(tmp_path / "Data", rounds=2, name=IDS[ids])
     folder = built(tmp_path / "Data", "--config", "fold0")
-    assert "Names of classes: the order in which the paper lists the classes" in card_of(folder)
+    assert "The names of the classes are in the order in which the paper lists them" in card_of(folder)
     assert load(folder, tmp_path / "cache")["test"].features["label"].names == PAPER
 
 
@@ -380,7 +381,7 @@ def test_the_order_of_a_file_names_the_classes_and_the_card_says_so(layout, buil
     folder = built(source, "--class-order", tmp_path / "order.txt")
     assert load(folder, tmp_path / "cache")["test"].features["label"].names == PAPER[::-1]
     card = card_of(folder)
-    assert "Names of classes: in the order of the file given with `--class-order`" in card and "paper lists" not in card
+    assert "classes are in the order of the file given with `--class-order`" in card and GUESS not in card
 
 
 @pytest.mark.parametrize("layout", ["h5", "folders"])
