@@ -83,6 +83,20 @@ def script():
 
 
 @pytest.fixture
+def builds(tmp_path):
+    """`builds(main)(source, flags...)`: the folder that a builder's command made."""
+
+    def of(main):
+        def build(source, *flags):
+            assert main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)]) == 0
+            return tmp_path / "out"
+
+        return build
+
+    return of
+
+
+@pytest.fixture
 def refuses(capfd, tmp_path):
     """`refuses(main)(source, flags...)`: the one line in which a builder's command ends, having made no folder."""
 

@@ -131,12 +131,9 @@ def release(ave, tmp_path_factory):
 
 
 @pytest.fixture
-def built(ave, tmp_path):
-    def make(source, *flags):
-        assert ave.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)]) == 0
-        return tmp_path / "out"
-
-    return make
+def built(ave, builds):
+    """`built(source, flags...)`: the folder that the command made."""
+    return builds(ave.main)
 
 
 @pytest.fixture

@@ -67,12 +67,9 @@ def digits(script):
 
 
 @pytest.fixture
-def built(digits, tmp_path):
-    def make(source, *flags):
-        assert digits.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)]) == 0
-        return tmp_path / "out"
-
-    return make
+def built(digits, builds):
+    """`built(source, flags...)`: the folder that the command made."""
+    return builds(digits.main)
 
 
 @pytest.fixture

@@ -123,14 +123,9 @@ def vegas(script):
 
 
 @pytest.fixture
-def built(vegas, tmp_path):
+def built(vegas, builds):
     """`built(source, flags...)`: the folder that the command made."""
-
-    def make(source, *flags):
-        assert vegas.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)]) == 0
-        return tmp_path / "out"
-
-    return make
+    return builds(vegas.main)
 
 
 @pytest.fixture

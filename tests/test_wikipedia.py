@@ -54,12 +54,9 @@ def wikipedia(script):
 
 
 @pytest.fixture
-def built(wikipedia, tmp_path):
-    def make(source, *flags):
-        assert wikipedia.main(["--source", str(source), "--out", str(tmp_path / "out"), *map(str, flags)]) == 0
-        return tmp_path / "out"
-
-    return make
+def built(wikipedia, builds):
+    """`built(source, flags...)`: the folder that the command made."""
+    return builds(wikipedia.main)
 
 
 @pytest.fixture
