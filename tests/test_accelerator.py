@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_dualspace import PairMoments, canonical_correlation, canonical_directions
-from modeling_dualspace.ranking import average_precision
+from modeling_dualspace.average_precision import average_precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

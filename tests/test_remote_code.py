@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 # What travels: the closure of flat relative imports of each entry of `auto_map`.
 TRAVELS = {
+    "average_precision.py",
     "cca.py",
     "configuration_dualspace.py",
     "distributed.py",
