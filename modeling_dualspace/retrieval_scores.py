@@ -1,0 +1,262 @@
+"""From the embeddings of both modalities and their labels to one table: MAP in both directions, and what goes with it.
+
+Embeddings are compared by cosine, in float64 and then rounded to float32: items whose embeddings are alike then tie
+wherever they lie, and codes of +-1 rank as by their integer products. A query's own pair stays in the gallery.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .average_precision import CHUNK_SCORES, Array, Ranking, query_chunks, rank
+
+CUTOFFS = (1, 5, 10, 20, 50, *range(100, 1001, 100))
+DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}
+_AT = {"map_at": "average_precision", "precision_scope": "precision", "recall": "recall", "hit": "hit"}
+"""What is measured at every cut-off, by which method of a ranking."""
+
+
+def retrieval_scores(
+    audio: Array,
+    visual: Array,
+    labels: Array | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    cutoffs: Sequence[int] = CUTOFFS,
+    legacy_prefix_average: bool = False,
+) -> dict[str, Any]:
+    """The table of one model on one split: `map`, `audio_to_visual`, `visual_to_audio`, each direction in detail.
+
+    Args:
+        audio: embeddings `(n, d)`.
+        visual: embeddings `(n, d)`, row by row the pairs of `audio`.
+        labels: classes `(n,)`, negative where unknown; or memberships `(n, C)`, NaN where unknown. Clips of unknown
+            class are left out. Without any labels the recall of the own pair is all there is.
+        class_names: of the classes.
+        cutoffs: ranks at which precision, recall and the like are taken.
+        legacy_prefix_average: add what some published scripts print instead of average precision.
+
+    Example:
+        ```python
+        >>> scores = retrieval_scores(np.eye(3), np.eye(3), np.array([0, 0, 1]), class_names=["dog", "drum"])
+        >>> round(scores["map"], 3), scores["audio_to_visual"]["per_class"]["drum"]
+        (0.944, {'map': 1.0, 'queries': 1})
+        >>> scores["audio_to_visual"]["recall"]["1"]  # of two dogs one is found at once, of one drum the one
+        0.6666666666666666
+
+        ```
+    """
+    embeds = {"audio": as_embeds(audio, "audio"), "visual": as_embeds(visual, "visual")}
+    labels = None if labels is None else as_labels(labels, embeds)
+    known = None if labels is None else is_known(labels)
+    if known is not None and not known.all():
+        embeds, labels = {name: rows[known] for name, rows in embeds.items()}, labels[known]
+    names = {direction: [embeds[name] for name in pair] for direction, pair in DIRECTIONS.items()}
+    found = {
+        direction: query_scores(*pair, labels, cutoffs=cutoffs, legacy_prefix_average=legacy_prefix_average)
+        for direction, pair in names.items()
+    }
+    table = score_table(found, labels, class_names=class_names, cutoffs=cutoffs)
+    return table | {"unlabelled": 0 if known is None else int(len(known) - known.sum())}
+
+
+def query_scores(
+    queries: Array,
+    gallery: Array,
+    query_labels: Array | None,
+    gallery_labels: Array | None = None,
+    *,
+    paired: bool = True,
+    cutoffs: Sequence[int] = CUTOFFS,
+    legacy_prefix_average: bool = False,
+    chunks: Iterable[slice] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every measure of each query: `(q,)`, or `(q, cut-offs)` for what is taken at a rank.
+
+    Args:
+        queries: `(q, d)`.
+        gallery: `(n, d)`.
+        query_labels: `(q,)` or `(q, C)`; a query whose class is unknown has no relevant item. None: only the own pair
+            is looked for.
+        gallery_labels: `(n,)` or `(n, C)`; None says that query i and item i are a pair, and share their labels.
+        paired: whether query i and item i are a pair.
+        cutoffs: ranks; those beyond the gallery become the gallery.
+        legacy_prefix_average: see `retrieval_scores`.
+        chunks: which of `grid(...)`; None is all of them. Any share of them gives the same numbers.
+    """
+    result: dict[str, list[np.ndarray]] = {}
+    cuts = clipped(cutoffs, len(gallery))
+    if query_labels is not None and gallery_labels is None:
+        gallery_labels = query_labels
+    unit_gallery = _unit(gallery)
+    for chunk in grid(queries, gallery) if chunks is None else chunks:
+        scores = _cosines(_unit(queries[chunk]), unit_gallery)
+        relevant = scores != scores if query_labels is None else _relevance(query_labels[chunk], gallery_labels)
+        ranking = rank(scores, relevant, first=chunk.start)
+        measures = {} if query_labels is None else _measures(ranking, cuts, legacy_prefix_average)
+        if paired:
+            own = ranking.only(scores[:, chunk].diagonal())
+            measures["pair_recall"] = _at_each(own.recall, cuts, own)
+        for name, values in measures.items():
+            result.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in result.items()}
+
+
+def grid(queries: Array, gallery: Array) -> list[slice]:
+    """The chunks in which queries are ranked: of about the same memory, whatever the gallery."""
+    on_host = not _is_tensor(gallery) or gallery.device.type != "cuda"
+    return list(query_chunks(len(queries), len(gallery), CHUNK_SCORES if on_host else 16 * CHUNK_SCORES))
+
+
+def score_table(
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    labels: Array | None,
+    *,
+    class_names: Sequence[str] | None = None,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> dict[str, Any]:
+    """What `query_scores` found in both directions, as one table of means over the queries that have a relevant item.
+
+    Args:
+        found: by direction, of all queries.
+        labels: of the queries, `(n,)` or `(n, C)`.
+        class_names: of the classes.
+        cutoffs: those of `query_scores`.
+    """
+    queries = len(next(iter(next(iter(found.values())).values())))
+    cuts = clipped(cutoffs, queries)
+    table = {
+        direction: _direction(values, None if labels is None else _host(labels), cuts, class_names)
+        for direction, values in found.items()
+    }
+    means = [table[direction].get("map") for direction in DIRECTIONS]
+    return {
+        "map": None if labels is None else sum(means) / 2,
+        **table,
+        "gallery": queries,
+        "clipped_cutoffs": sorted({k for k in cutoffs if k > queries}),
+    }
+
+
+def clipped(cutoffs: Sequence[int], items: int) -> list[int]:
+    """The cut-offs that a gallery of so many items has; the largest, if any is beyond it, is the gallery itself."""
+    if min(cutoffs, default=1) < 1:
+        raise ValueError(f"A cut-off counts ranks from 1 on, got {min(cutoffs)}.")
+    return sorted({min(k, max(items, 1)) for k in cutoffs})
+
+
+def _direction(
+    values: Mapping[str, np.ndarray], labels: np.ndarray | None, cuts: list[int], class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    pair = {"pair_recall": _at(values["pair_recall"], cuts)} if "pair_recall" in values else {}
+    if labels is None:
+        return {"queries": len(values["pair_recall"]), **pair}
+    precision = values["average_precision"]
+    scored = ~np.isnan(precision)
+    if not scored.any():
+        raise ValueError(
+            f"None of the {len(precision)} queries shares a class with any item of the gallery, so there is no MAP: "
+            "are the labels those of these clips?"
+        )
+    result: dict[str, Any] = {"map": float(precision[scored].mean())}
+    result |= {name: _at(values[name][scored], cuts) for name in _AT}
+    result |= pair | {"r_precision": float(values["r_precision"][scored].mean())}
+    if "legacy_prefix_average" in values:
+        result["legacy_prefix_average"] = float(values["legacy_prefix_average"][scored].mean())
+    result["per_class"] = _per_class(precision, labels, class_names)
+    return result | {"queries": int(scored.sum()), "excluded_queries": int((~scored).sum())}
+
+
+def _per_class(precision: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None) -> dict[str, Any]:
+    """The mean over the queries of each class; with several classes a query counts for all of its own."""
+    count = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
+    names = [str(number) for number in range(count)] if class_names is None else list(class_names)
+    if len(names) < count:
+        raise ValueError(f"There are labels up to {count - 1}, and only {len(names)} class names.")
+    result = {}
+    for number, name in enumerate(names):
+        of_class = labels == number if labels.ndim == 1 else labels[:, number] > 0
+        values = precision[of_class & ~np.isnan(precision)]
+        result[name] = {"map": float(values.mean()) if len(values) else None, "queries": len(values)}
+    return result
+
+
+def _measures(ranking: Ranking, cuts: list[int], legacy: bool) -> dict[str, np.ndarray]:
+    measures = {name: _at_each(getattr(ranking, method), cuts, ranking) for name, method in _AT.items()}
+    measures |= {"average_precision": ranking.average_precision(), "r_precision": ranking.r_precision()}
+    return measures | ({"legacy_prefix_average": ranking.prefix_average()} if legacy else {})
+
+
+def _at_each(measure: Callable[[int], np.ndarray], cuts: list[int], ranking: Ranking) -> np.ndarray:
+    return np.array([measure(k) for k in cuts]).reshape(len(cuts), len(ranking.counts)).T
+
+
+def _at(values: np.ndarray, cuts: list[int]) -> dict[str, float]:
+    return {str(k): float(mean) for k, mean in zip(cuts, values.mean(axis=0), strict=True)}
+
+
+def as_embeds(rows: Array, name: str) -> Array:
+    """The rows as an array or, where they are one, a tensor; raises unless they are `(n, d)` and finite."""
+    rows = rows if _is_tensor(rows) else np.asarray(rows)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"Expected {name} embeddings (n, d) of at least one clip, got shape {tuple(rows.shape)}.")
+    wrong = _host(((rows - rows) != 0).any(1))  # what is not finite differs from itself, or the difference does
+    if wrong.any():
+        raise ValueError(
+            f"{name.capitalize()} embeddings must be finite numbers, but row {int(wrong.argmax())} holds NaN or "
+            "infinity: mend that clip, or the model that embedded it."
+        )
+    return rows
+
+
+def as_labels(labels: Array, embeds: Mapping[str, Array]) -> Array:
+    """The labels, of the kind of the embeddings; raises unless there is one row for each clip of both modalities."""
+    audio, visual = embeds["audio"], embeds["visual"]
+    if audio.shape != visual.shape:
+        raise ValueError(
+            f"Audio and visual embeddings must pair up, got shapes {tuple(audio.shape)} and {tuple(visual.shape)}."
+        )
+    labels = labels if _is_tensor(labels) else np.asarray(labels)
+    if len(labels) != len(audio) or labels.ndim not in (1, 2):
+        raise ValueError(
+            f"Expected one label a clip, ({len(audio)},), or memberships ({len(audio)}, classes); got "
+            f"{tuple(labels.shape)}."
+        )
+    if labels.ndim == 1 and _host(labels).dtype.kind not in "iu":
+        raise ValueError(f"Labels of shape (n,) are classes, whole numbers; got {_host(labels).dtype}.")
+    return sys.modules["torch"].as_tensor(labels, device=audio.device) if _is_tensor(audio) else _host(labels)
+
+
+def is_known(labels: Array) -> np.ndarray:
+    """`(n,)`: False where nobody annotated."""
+    labels = _host(labels)
+    return labels >= 0 if labels.ndim == 1 else (labels >= 0).all(axis=1)
+
+
+def _is_tensor(values: Array) -> bool:
+    return hasattr(values, "detach")
+
+
+def _host(values: Array) -> np.ndarray:
+    return values.detach().cpu().numpy() if _is_tensor(values) else values
+
+
+def _unit(rows: Array) -> Array:
+    """Rows of unit length in float64; one of zeros stays, and has a cosine of 0 with everything."""
+    rows = rows.detach().double() if _is_tensor(rows) else rows.astype(np.float64)
+    norm = ((rows * rows).sum(1) ** 0.5)[:, None]
+    return rows / (norm + (norm == 0))
+
+
+def _cosines(queries: Array, gallery: Array) -> Array:
+    scores = queries @ gallery.T
+    return scores.float() if _is_tensor(scores) else scores.astype(np.float32)
+
+
+def _relevance(queries: Array, gallery: Array) -> Array:
+    """Whether they share a class, `(q, n)`."""
+    if queries.ndim == 1:
+        return (queries[:, None] == gallery) & (queries >= 0)[:, None]
+    return ((queries > 0) * 1.0) @ ((gallery > 0) * 1.0).T > 0
