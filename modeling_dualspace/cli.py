@@ -6,6 +6,8 @@ stdout, progress to stderr.
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +21,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dualspace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_evaluate(commands)
+    _add_metric(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = build_parser().parse_args(argv)
+    arguments.command = shlex.join(["dualspace", *(sys.argv[1:] if argv is None else argv)])
     return exit_code("dualspace", lambda: arguments.run(arguments))
 
 
@@ -52,4 +57,83 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     result = run_demo(arguments.out, arguments.epochs)
     print(json.dumps(result) if arguments.json else render(result))
+    return 0
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="score a model on a data set: MAP and what goes with it, both directions",
+        description="Embeds a split, ranks every sound against all videos and every video against all sounds, prints "
+        "the table and writes it as JSON. Runs on a GPU where there is one, and on several processes under "
+        "`accelerate launch -m modeling_dualspace evaluate ...` or torchrun.",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="a folder that holds a model, a run folder, or an id of the Hub"
+    )
+    command.add_argument("data", metavar="DATA", help="a data set's folder, or its id on the Hub")
+    command.add_argument("--config", help="of the data set [its default]")
+    command.add_argument("--split", default="test", help="of the data set [%(default)s]")
+    command.add_argument("--out", type=Path, help="the JSON file [results/DATA-SPLIT.json in the model's run]")
+    command.add_argument("--batch-size", type=_positive, default=1024, help="clips embedded at a time [%(default)s]")
+    command.add_argument(
+        "--legacy-prefix-average", action="store_true", help="add what some published scripts print as MAP"
+    )
+    command.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with the model")
+    command.add_argument("--json", action="store_true", help="print the JSON instead of tables")
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from accelerate import PartialState
+    from torch import cuda
+    from transformers.utils import logging
+
+    from .evaluation import evaluate
+    from .files import write_json
+    from .results import render, result_path
+
+    logging.disable_progress_bar()
+    state = PartialState(cpu=not cuda.is_available())
+    try:
+        result = evaluate(
+            arguments.model,
+            arguments.data,
+            arguments.config,
+            arguments.split,
+            device=state.device,
+            trust_remote_code=arguments.trust_remote_code,
+            command=arguments.command,
+            batch_size=arguments.batch_size,
+            legacy_prefix_average=arguments.legacy_prefix_average,
+        )
+    finally:
+        state.destroy_process_group()
+    if state.is_main_process:
+        names = (arguments.model, arguments.data, arguments.config, arguments.split)
+        out = write_json(arguments.out or result_path(*names), result)
+        print(json.dumps(result) if arguments.json else render(result))
+        print(f"Written: {out}", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
+def _add_metric(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "metric",
+        help="write the metric as a folder that `evaluate.load` takes and that can be pushed as a Space",
+        description="Writes a folder with the metric, its kernel, a card, its requirements and an app. "
+        "`evaluate.load(FOLDER)` then works where DualSpace is not installed.",
+    )
+    command.add_argument("--out", type=Path, default=Path("retrieval_map"), help="the folder [%(default)s]")
+    command.add_argument("--overwrite", action="store_true", help="replace a folder that was made this way")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=_metric)
+
+
+def _metric(arguments: argparse.Namespace) -> int:
+    from .metric_space import write_metric_space
+
+    out = write_metric_space(arguments.out, overwrite=arguments.overwrite)
+    said = f"Written: {out}\nLoad:    evaluate.load({str(out)!r})"
+    print(json.dumps({"metric": str(out)}) if arguments.json else said)
     return 0

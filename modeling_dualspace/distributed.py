@@ -1,6 +1,8 @@
 """Rows of every process, with gradient: what turns the loss of a shard into the loss of the global batch."""
 
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,6 +84,34 @@ def all_reduce_sum(*tensors: Tensor) -> None:
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+def process_share(parts: Sequence[Any]) -> Sequence[Any]:
+    """This process's parts of a list: the lists of all processes, one after the other, are the whole again."""
+    edges = [len(parts) * rank // world_size() for rank in (process_index(), process_index() + 1)]
+    return parts[slice(*edges)]
+
+
+def agreed(run: Callable[[], Any]) -> Any:
+    """What `run` returns here, once it has ended well on every process; else all end, and none waits for another.
+
+    The first process raises what was wrong, on whichever process it was, and the others leave in silence.
+    """
+    if world_size() == 1:
+        return run()
+    result, error = None, None
+    try:
+        result = run()
+    except Exception as failure:
+        error = failure
+    errors: list[Any] = [None] * world_size()
+    dist.all_gather_object(errors, None if error is None else (type(error).__name__, str(error)))
+    wrong = next((one for one in errors if one is not None), None)
+    if wrong is None:
+        return result
+    if process_index():
+        raise SystemExit(1)
+    raise error or RuntimeError(wrong[1] or wrong[0])
 
 
 def _gather_uneven(tensor: Tensor, counts: list[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -9,6 +10,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import torch
 
 CARD = "README.md"
 MANIFEST = ".made-by-dualspace"
@@ -30,6 +34,32 @@ def short_digest(parts: Iterable[bytes]) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def model_fingerprint(model: Any) -> str:
+    """A model's weights, and what its features are made of, as one short name: sixteen hex digits."""
+    parts = [model.config.model_type.encode(), str(getattr(model.config, "feature_spec", None)).encode()]
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        content = flat.view(torch.uint8).numpy().tobytes()  # whatever the type, bfloat16 too
+        parts += [name.encode(), str(tensor.dtype).encode(), str(tuple(tensor.shape)).encode(), content]
+    return short_digest(parts)
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Writes a file of JSON, whole or not at all; numbers that are none are refused."""
+    path = Path(path)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a file of JSON will be written: name one in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def printable(name: str) -> str:

@@ -26,6 +26,7 @@ def retrieval_scores(
     class_names: Sequence[str] | None = None,
     cutoffs: Sequence[int] = CUTOFFS,
     legacy_prefix_average: bool = False,
+    score: Callable[..., dict[str, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
     """The table of one model on one split: `map`, `audio_to_visual`, `visual_to_audio`, each direction in detail.
 
@@ -37,6 +38,7 @@ def retrieval_scores(
         class_names: of the classes.
         cutoffs: ranks at which precision, recall and the like are taken.
         legacy_prefix_average: add what some published scripts print instead of average precision.
+        score: what scores all queries of a direction, if not `query_scores`: several processes, say.
 
     Example:
         ```python
@@ -50,16 +52,16 @@ def retrieval_scores(
     """
     embeds = {"audio": as_embeds(audio, "audio"), "visual": as_embeds(visual, "visual")}
     labels = None if labels is None else as_labels(labels, embeds)
-    known = None if labels is None else is_known(labels)
-    if known is not None and not known.all():
-        embeds, labels = {name: rows[known] for name, rows in embeds.items()}, labels[known]
-    names = {direction: [embeds[name] for name in pair] for direction, pair in DIRECTIONS.items()}
+    known = np.ones(len(audio), dtype=bool) if labels is None else is_known(labels)
+    if not known.all():
+        embeds, labels = {name: rows[known] for name, rows in embeds.items()}, None if labels is None else labels[known]
+    options: dict[str, Any] = {"cutoffs": cutoffs, "legacy_prefix_average": legacy_prefix_average}
     found = {
-        direction: query_scores(*pair, labels, cutoffs=cutoffs, legacy_prefix_average=legacy_prefix_average)
-        for direction, pair in names.items()
+        direction: (score or query_scores)(embeds[queries], embeds[gallery], labels, **options)
+        for direction, (queries, gallery) in DIRECTIONS.items()
     }
     table = score_table(found, labels, class_names=class_names, cutoffs=cutoffs)
-    return table | {"unlabelled": 0 if known is None else int(len(known) - known.sum())}
+    return table | {"unlabelled": int((~known).sum())}
 
 
 def query_scores(
@@ -131,9 +133,8 @@ def score_table(
         direction: _direction(values, None if labels is None else _host(labels), cuts, class_names)
         for direction, values in found.items()
     }
-    means = [table[direction].get("map") for direction in DIRECTIONS]
     return {
-        "map": None if labels is None else sum(means) / 2,
+        "map": None if labels is None else sum(table[direction]["map"] for direction in DIRECTIONS) / 2,
         **table,
         "gallery": queries,
         "clipped_cutoffs": sorted({k for k in cutoffs if k > queries}),

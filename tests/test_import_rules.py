@@ -21,7 +21,7 @@ RINGS = [
     {
         "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
         "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "files",
-        "metric_space", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
+        "metric_space", "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
     },
     {"evaluation", "report"},
     {"__init__", "__main__", "cli", "demo"},

@@ -1,0 +1,256 @@
+"""Embed a split, score it, and say so: on the terminal and, with all that could be asked later, on disk.
+
+Under several processes (`accelerate launch`, `torchrun`) each embeds and ranks its share of whole chunks, on a grid
+that depends on the number of clips alone: the table is that of one process to the last digit.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_dataset
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from .arrow_tensors import arrow_view, declared_widths
+from .average_precision import query_chunks
+from .distributed import agreed, all_gather, gather_named_rows, process_index, process_share, world_size
+from .feature_dataset import dataset_fingerprint, keep_paired, to_tensors
+from .feature_schema import MODALITIES, Description, class_names_of
+from .files import model_fingerprint
+from .moments import check_finite
+from .results import FORMAT, model_folder, read_run
+from .retrieval_scores import CUTOFFS, grid, query_scores, retrieval_scores
+
+BATCH = 1024
+PACKAGES = ("dualspace", "torch", "transformers", "datasets", "numpy")
+
+
+def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """A model that embeds both modalities: a folder of `save_pretrained`, a run folder, or an id of the Hub."""
+    folder = model_folder(path)
+    if folder is None and (Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1):
+        raise ValueError(
+            f"{path} holds no model: expected a folder that `save_pretrained` wrote (with config.json), a run folder "
+            "with model/ in it, or an id of the Hub like me/dualspace-vegas."
+        )
+    model = AutoModel.from_pretrained(folder or path, trust_remote_code=trust_remote_code)
+    check_model(model, path)
+    return model.eval()
+
+
+def check_model(model: Any, name: str) -> None:
+    """Raises unless it can embed both modalities."""
+    missing = [method for method in ("get_audio_embeds", "get_visual_embeds") if not hasattr(model, method)]
+    if missing:
+        raise TypeError(
+            f"{name} is a {type(model).__name__} without {' and '.join(missing)}, so it cannot be evaluated: expected "
+            "a model like DualSubspaceModel, with both."
+        )
+
+
+def load_split(path: str, config: str | None, split: str) -> Dataset:
+    """One split of a data set, by folder or by its id on the Hub."""
+    if Path(path).is_dir() and not any(Path(path).iterdir()):
+        raise ValueError(f"{path} is empty: expected a data set's folder, as the builders of dataset_scripts write it.")
+    if Path(path).is_file():
+        raise ValueError(f"{path} is a file: expected a data set's folder, or its id on the Hub.")
+    return load_dataset(path, config, split=split)
+
+
+@torch.inference_mode()
+def embed(model: Any, split: Dataset, batch_size: int = BATCH) -> dict[str, Tensor]:
+    """The embeddings of all clips, `audio` and `visual`, and `labels` where there are any, on the model's device.
+
+    Args:
+        model: with `get_audio_embeds` and `get_visual_embeds`.
+        split: whose clips have both tracks.
+        batch_size: clips at a time.
+    """
+    if not len(split):
+        raise ValueError("The split is empty, so there is nothing to embed: look at its name, or at how it was made.")
+    if batch_size < 2:
+        raise ValueError(f"At least two clips are embedded at a time, got batch_size={batch_size}.")
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+
+    def rows(chunks: Sequence[slice]) -> dict[str, Tensor]:
+        parts = [_embed_chunk(model, split, chunk, device) for chunk in chunks]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return _shared(list(query_chunks(len(split), 1, batch_size)), rows)
+
+
+def _embed_chunk(model: Any, split: Dataset, chunk: slice, device: torch.device) -> dict[str, Tensor]:
+    columns = to_tensors(split.select(range(chunk.start, chunk.stop)))
+    result = {}
+    for name, embeds in zip(MODALITIES, (model.get_audio_embeds, model.get_visual_embeds), strict=True):
+        check_finite(columns[name], name.replace("_", " "), columns["index"] + chunk.start)
+        found = embeds(columns[name].to(device))
+        check_finite(found, f"{name.removesuffix('_features')} embeddings", columns["index"] + chunk.start)
+        # mps has no float64, in which cosines are computed.
+        result[name.removesuffix("_features")] = found.cpu() if device.type == "mps" else found
+    if "labels" in columns:
+        result["labels"] = columns["labels"].to(result["audio"].device)
+    return result
+
+
+def _shared(chunks: Sequence[slice], run: Callable[[Sequence[slice]], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `run` makes of all chunks, of which every process takes its share of whole ones."""
+    mine = process_share(chunks)
+    # A process without a share brings no rows, but of the names and widths of the others.
+    rows = agreed(lambda: run(mine or chunks[:1]))
+    return gather_named_rows(rows if mine else {name: values[:0] for name, values in rows.items()})
+
+
+def _scores_by_share(queries: Any, gallery: Any, labels: Any, **options: Any) -> dict[str, Any]:
+    """`query_scores`, each process for its share of the grid."""
+
+    def rows(chunks: Sequence[slice]) -> dict[str, Tensor]:
+        found = query_scores(queries, gallery, labels, chunks=chunks, **options)
+        return {name: torch.from_numpy(values).to(queries.device) for name, values in found.items()}
+
+    found = _shared(grid(queries, gallery), rows)
+    return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def evaluate_model(
+    model: Any,
+    split: Dataset,
+    *,
+    class_names: Sequence[str] | None = None,
+    cutoffs: Sequence[int] = CUTOFFS,
+    legacy_prefix_average: bool = False,
+    batch_size: int = BATCH,
+) -> dict[str, Any]:
+    """The table of a model on a split, both directions, and what it took: `metrics` and `seconds`.
+
+    Clips that lack a track are left out, with a warning; so are those of unknown class.
+
+    Args:
+        model: with `get_audio_embeds` and `get_visual_embeds`.
+        split: a split of any data set of our columns.
+        class_names: of the labels; None takes those of the data set.
+        cutoffs: ranks at which precision, recall and the like are taken.
+        legacy_prefix_average: add what some published scripts print instead of average precision.
+        batch_size: clips embedded at a time.
+    """
+    check_model(model, type(model).__name__)
+    names = class_names_of(split.features, split.info.description) if class_names is None else class_names
+    start = time.perf_counter()
+    paired = keep_paired(split)
+    embeds = embed(model, paired, batch_size)
+    embedded = time.perf_counter()
+    metrics = retrieval_scores(
+        embeds["audio"],
+        embeds["visual"],
+        embeds.get("labels"),
+        class_names=names,
+        cutoffs=cutoffs,
+        legacy_prefix_average=legacy_prefix_average,
+        score=_scores_by_share,
+    )
+    seconds = torch.tensor([embedded - start, time.perf_counter() - embedded], device=embeds["audio"].device)
+    longest = all_gather(seconds).amax(dim=0).tolist()
+    metrics["unpaired"] = len(split) - len(paired)
+    return {"metrics": metrics, "seconds": {"embedding": longest[0], "scoring": longest[1]}}
+
+
+def evaluate(
+    model_id: str,
+    data_id: str,
+    config: str | None = None,
+    split: str = "test",
+    *,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+    command: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The result of a model on a data set, both by name: what cards, tables and reports are made from.
+
+    Args:
+        model_id: see `load_model`.
+        data_id: a folder, or an id of the Hub.
+        config: of the data set.
+        split: of the data set.
+        device: where to embed and rank.
+        trust_remote_code: run the code that comes with the model.
+        command: what was typed.
+        options: of `evaluate_model`.
+    """
+    model = agreed(lambda: load_model(model_id, trust_remote_code=trust_remote_code).to(device))
+    # One process makes the cache of the data set, and then the others read it.
+    first = agreed(lambda: None if process_index() else load_split(data_id, config, split))
+    data = agreed(lambda: load_split(data_id, config, split) if first is None else first)
+    description = Description.parse(data.info.description or "")
+    agreed(lambda: check_fit(model, model_id, data, data_id))
+    found = evaluate_model(model, data, **options)
+    names = class_names_of(data.features, data.info.description or "")
+    run = read_run(model_id)
+    return {
+        "format": FORMAT,
+        "model": {
+            "id": model_id,
+            "model_type": model.config.model_type,
+            "fingerprint": model_fingerprint(model),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "data": {
+            "id": data_id,
+            "config": data.info.config_name,
+            "split": split,
+            "fingerprint": _fingerprint(data, split, description),
+            "queries": found["metrics"]["gallery"],
+            "classes": None if names is None else len(names),
+            "synthetic": bool(description and description.synthetic),
+        },
+        "metrics": found["metrics"],
+        "seconds": {"training": run.seconds, **found["seconds"]},
+        "options": {
+            "chosen_on": "validation" if run.validated else None,
+            "refit": run.training.get("refit"),
+            "legacy_prefix_average": bool(options.get("legacy_prefix_average")),
+        },
+        "seed": run.training.get("seed"),
+        "recipe": run.recipe,
+        "environment": {
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+            "device": _device_name(torch.device(device)),
+            "processes": world_size(),
+        },
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:
+    """Raises unless the features of the data are what the model takes, as far as both say."""
+    widths = declared_widths(arrow_view(data)) or {}
+    for name in MODALITIES:
+        expected, came = getattr(model.config, name.replace("features", "dim"), None), widths.get(name)
+        if expected and came and expected != came:
+            raise ValueError(
+                f"{model_id} takes {name.replace('_', ' ')} of width {expected}, and those of {data_id} are {came} "
+                "wide: evaluate it on features like those it was trained on, or train a model on these."
+            )
+    spec, description = getattr(model.config, "feature_spec", None), Description.parse(data.info.description or "")
+    made = f"audio={description.audio} visual={description.visual}" if description else spec
+    if spec and spec != made:
+        raise ValueError(
+            f"{model_id} was trained on features of {spec}, and {data_id} holds {made}: extract the data anew, or, if "
+            "they are the same under another name, correct `feature_spec` in the model's config.json."
+        )
+
+
+def _fingerprint(data: Dataset, split: str, description: Description | None) -> str:
+    whole = description and "[" not in split
+    return description.fingerprint if description and whole else dataset_fingerprint({split: data})
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,191 @@
+"""Results: what an evaluation leaves on disk for cards, tables and reports, and the run it belongs to."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FORMAT = 1
+DIRECTIONS = ("audio_to_visual", "visual_to_audio")
+MEASURES = {"map": "MAP", "r_precision": "R-precision", "legacy_prefix_average": "legacy prefix average"}
+MEASURES_AT = {
+    "map_at": "MAP@",
+    "precision_scope": "precision@",
+    "hit": "hit@",
+    "recall": "recall@",
+    "pair_recall": "own pair within ",
+}
+SHOWN = ("1", "10", "100", "1000")
+"""The cut-offs a table on a terminal has room for."""
+
+
+def model_folder(path: str) -> Path | None:
+    """Where under `path` a model lies: there or, of a run, in `model`."""
+    return next((place for place in (Path(path), Path(path, "model")) if (place / "config.json").is_file()), None)
+
+
+def run_folder(model: str) -> Path | None:
+    """The run that a model, given by its folder or by that of the run, belongs to."""
+    places = (Path(model), Path(model).resolve().parent)
+    return next((place for place in places if (place / "model" / "config.json").is_file()), None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left behind: nothing where there was none."""
+
+    folder: Path | None
+
+    @cached_property
+    def recipe(self) -> dict[str, Any] | None:
+        """As it was resolved."""
+        file = self.folder / "recipe.yaml" if self.folder else None
+        if file is None or not file.is_file():
+            return None
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is no YAML: {error}.") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} must hold keys and values, got {type(content).__name__}.")
+        return content
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The recipe's part about it."""
+        return (self.recipe or {}).get("train") or {}
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry a validation."""
+        file = self.folder / "history.jsonl" if self.folder else None
+        if file is None or not file.is_file():
+            return []
+        entries = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                entry = None
+            if not isinstance(entry, dict):
+                raise ValueError(f"Line {number} of {file} is no JSON object: was it cut off? Remove that line.")
+            entries.append(entry)
+        return entries
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, as its last validation says."""
+        return self.history[-1].get("seconds") if self.history else None
+
+    @property
+    def validated(self) -> bool:
+        """Whether anything could have been chosen on validation."""
+        return any(entry.get("validation") for entry in self.history)
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """Of its evaluations, by name."""
+        files = sorted((self.folder / "results").glob("*.json")) if self.folder else []
+        return [read_result(file) for file in files]
+
+
+def read_run(model: str) -> Run:
+    """The run that a model belongs to, if any."""
+    return Run(run_folder(model))
+
+
+def result_path(model: str, data: str, config: str | None, split: str) -> Path:
+    """Where a result goes unless somebody says otherwise: into the run of the model, or below `results`."""
+    run = run_folder(model)
+    parts = [Path(data).resolve().name if Path(data).exists() else data, config, split]
+    name = re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)).strip("-.")
+    folder = run / "results" if run else Path("results", Path(model).name)
+    return folder / f"{name}.json"
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """One result; raises, naming the file, unless it is one of a known format."""
+    path = Path(path)
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError(f"{path} is no JSON: expected a result, as `dualspace evaluate` writes it.") from None
+    keys = {"model", "data", "metrics"}
+    if not isinstance(result, dict) or not keys <= result.keys():
+        raise ValueError(f"{path} is no result, as `dualspace evaluate` writes it: it lacks {', '.join(sorted(keys))}.")
+    if result.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {result.get('format')}, and this version reads {FORMAT}: evaluate the model again."
+        )
+    return result
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The result as plain text."""
+    data, metrics = result["data"], result["metrics"]
+    made_up = ", SYNTHETIC features" if data["synthetic"] else ""
+    config = f" {data['config']}," if data["config"] not in (None, "default") else ""
+    lines = [
+        "",
+        f"{result['model']['id']} on {data['id']} ({config.strip()}{' ' if config else ''}{data['split']}{made_up}): "
+        f"{metrics['gallery']:,} clips",
+    ]
+    if metrics["map"] is None:
+        lines.append("Nobody annotated these clips, so there is no MAP: this is the recall of each query's own pair.")
+    else:
+        lines.append("Over the full ranking, cosine, own pair in the gallery, ties by expectation (measured)")
+    lines += ["", f"{'':24}  audio->visual  visual->audio    mean"]
+    lines += [f"{name:24}  {one:13.4f}  {other:13.4f}  {(one + other) / 2:6.4f}" for name, one, other in _rows(metrics)]
+    lines += _class_lines(metrics)
+    return "\n".join([*lines, "", *_notes(result)])
+
+
+def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    one, other = (metrics[direction] for direction in DIRECTIONS)
+    rows = [(name, one[key], other[key]) for key, name in MEASURES.items() if one.get(key) is not None]
+    for key, name in MEASURES_AT.items():
+        values = one.get(key) or {}
+        rows += [(f"{name}{k}", values[k], other[key][k]) for k in values if k in SHOWN]
+    return rows
+
+
+def _class_lines(metrics: Mapping[str, Any]) -> list[str]:
+    one, other = (metrics[direction].get("per_class") or {} for direction in DIRECTIONS)
+    if not one:
+        return []
+    width = max(24, *map(len, one))
+    lines = ["", f"{'MAP by class':{width}}  audio->visual  visual->audio  queries"]
+    for name, row in one.items():
+        figures = ["-" if value["map"] is None else f"{value['map']:.4f}" for value in (row, other[name])]
+        lines.append(f"{name:{width}}  {figures[0]:>13}  {figures[1]:>13}  {row['queries']:7,}")
+    return lines
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    metrics, seconds = result["metrics"], result["seconds"]
+    notes = []
+    for direction in DIRECTIONS:
+        excluded = metrics[direction].get("excluded_queries")
+        if excluded:
+            notes.append(
+                f"{excluded:,} queries {direction.replace('_', ' ')} share a class with no item of the gallery; they "
+                "are left out of all means."
+            )
+    if metrics.get("unlabelled"):
+        notes.append(f"{metrics['unlabelled']:,} clips of unknown class are left out.")
+    if metrics.get("unpaired"):
+        notes.append(f"{metrics['unpaired']:,} clips without a sound or a picture are left out.")
+    if metrics.get("clipped_cutoffs"):
+        cut = ", ".join(map(str, metrics["clipped_cutoffs"]))
+        notes.append(f"The gallery has {metrics['gallery']:,} clips: the cut-offs {cut} are {metrics['gallery']} here.")
+    times = "" if seconds["training"] is None else f"training {_time(seconds['training'])}, "
+    return [*notes, f"Time: {times}embedding {_time(seconds['embedding'])}, scoring {_time(seconds['scoring'])}."]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
