@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_evaluate(commands)
+    _add_report(commands)
     _add_metric(commands)
     return parser
 
@@ -114,6 +115,36 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         out = write_json(arguments.out or result_path(*names), result)
         print(json.dumps(result) if arguments.json else render(result))
         print(f"Written: {out}", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "report",
+        help="one self-contained HTML page about runs, results and grids, and its figures as PNG",
+        description="Draws what runs left behind: results, curves, classes, and, where model and data are at hand, the "
+        "first model's clips one by one. The page needs no network; the figures go into a folder beside it.",
+    )
+    command.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, a grid, or a result file")
+    command.add_argument("--out", type=Path, default=Path("report.html"), help="the page [%(default)s]")
+    command.add_argument("--data", help="where the data set is, if not where it was when results were made")
+    command.add_argument("--json", action="store_true", help="print one JSON object that names all files")
+    command.set_defaults(run=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from .report import write_report
+
+    logging.disable_progress_bar()
+    written = write_report(arguments.runs, arguments.out, data=arguments.data, command=arguments.command)
+    if arguments.json:
+        print(json.dumps(written))
+        return 0
+    for line in written["left_out"]:
+        print(f"Left out: {line}")
+    print(f"Written: {written['report']}, and {len(written['figures'])} figures as PNG")
     return 0
 
 

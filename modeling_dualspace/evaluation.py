@@ -24,7 +24,7 @@ from .feature_dataset import dataset_fingerprint, keep_paired, to_tensors
 from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
 from .moments import check_finite
-from .results import FORMAT, model_folder, read_run
+from .results import FORMAT, is_hub_id, model_folder, read_run
 from .retrieval_scores import CUTOFFS, grid, query_scores, retrieval_scores
 
 BATCH = 1024
@@ -34,7 +34,7 @@ PACKAGES = ("dualspace", "torch", "transformers", "datasets", "numpy")
 def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
     """A model that embeds both modalities: a folder of `save_pretrained`, a run folder, or an id of the Hub."""
     folder = model_folder(path)
-    if folder is None and (Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1):
+    if folder is None and not is_hub_id(path):
         raise ValueError(
             f"{path} holds no model: expected a folder that `save_pretrained` wrote (with config.json), a run folder "
             "with model/ in it, or an id of the Hub like me/dualspace-vegas."

@@ -48,14 +48,18 @@ def model_fingerprint(model: Any) -> str:
 
 def write_json(path: str | Path, content: Any) -> Path:
     """Writes a file of JSON, whole or not at all; numbers that are none are refused."""
+    return write_file(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: str | Path, content: bytes) -> Path:
+    """Writes a file, whole or not at all, in place of a former one."""
     path = Path(path)
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; a file of JSON will be written: name one in it.")
+        raise ValueError(f"{path} is a folder, and a file will be written: name one in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -29,6 +29,11 @@ def model_folder(path: str) -> Path | None:
     return next((place for place in (Path(path), Path(path, "model")) if (place / "config.json").is_file()), None)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it can be the id of a repository on the Hub, `me/name`, and is no path here."""
+    return not Path(name).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
+
+
 def run_folder(model: str) -> Path | None:
     """The run that a model, given by its folder or by that of the run, belongs to."""
     places = (Path(model), Path(model).resolve().parent)

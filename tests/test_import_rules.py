@@ -20,10 +20,10 @@ RINGS = [
     },
     {
         "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
-        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "files",
+        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figures", "files",
         "metric_space", "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
     },
-    {"evaluation", "report"},
+    {"evaluation", "report", "report_samples", "report_sources"},
     {"__init__", "__main__", "cli", "demo"},
 ]  # fmt: skip
 RING = {room: number for number, rooms in enumerate(RINGS) for room in rooms}
