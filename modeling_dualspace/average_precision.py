@@ -49,7 +49,7 @@ def query_chunks(queries: int, items: int, scores: int = CHUNK_SCORES) -> Iterat
 
 
 def average_precision(scores: Array, relevant: Array, k: int | None = None) -> Array:
-    """Average precision of each query, `(q,)` in float64; NaN for a query without a relevant item.
+    """Average precision of each query, `(q,)` in float64 on the CPU; NaN for a query without a relevant item.
 
     Args:
         scores: `(q, n)`, higher is better. Equal ones tie, and count by the expectation over their orders.

@@ -88,6 +88,9 @@ def write_report(
             f"There is nothing to show: {', '.join(map(str, paths))} hold no history and no result. "
             "`dualspace evaluate` writes one."
         )
+    left_out = [f"{source.name} has no result: `dualspace evaluate` makes one." for source in sources
+                if not source.results and not source.cells]  # fmt: skip
+    left_out += [line for section in sections for line in section.left_out]
     folder = out.with_name(f"{out.stem}-figures")
     shown: dict[str, str] = {}
     for picture in [*training, *(picture for section in sections for picture in section.pictures)]:
@@ -99,14 +102,14 @@ def write_report(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("page").render(
-        sections=sections, training=training, shown=shown, words=WORDS, light=figures.LIGHT, dark=figures.DARK,
+        sections=sections, training=training, left_out=left_out, shown=shown, words=WORDS, light=figures.LIGHT, dark=figures.DARK,
         command=command, date=datetime.now(UTC).isoformat(timespec="minutes"), directions=list(DIRECTIONS),
     )  # fmt: skip
     write_file(out, page.encode())
     return {
         "report": str(out),
         "figures": [str(folder / f"{name}.png") for name in shown],
-        "left_out": [line for section in sections for line in section.left_out],
+        "left_out": left_out,
     }
 
 
@@ -164,7 +167,7 @@ def _result_pictures(section: Section, number: str) -> Iterator[Picture]:
         per_class = {name: _class_maps(result, direction) for name, result in results.items()}
         classes = list(per_class[first])
         means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over[1:] else None
-        what = f"mean of {', '.join(over)}"
+        what = f"mean of {', '.join(over) if len(over) < 5 else f'{len(over)} models'}"
         yield Picture(
             f"class-map-{direction.replace('_', '-')}-{number}", f"MAP by class: {WORDS[direction]}",
             f"Bars: {first}." + (f" Diamonds: the {what}." if means else ""),

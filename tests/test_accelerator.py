@@ -7,6 +7,7 @@ import torch
 
 from modeling_dualspace import PairMoments, canonical_correlation, canonical_directions
 from modeling_dualspace.average_precision import average_precision
+from modeling_dualspace.retrieval_scores import retrieval_scores
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -70,6 +71,18 @@ def test_average_precision_is_that_of_the_cpu():
     torch.testing.assert_close(
         average_precision(scores.cuda(), relevant.cuda()).cpu(), average_precision(scores, relevant)
     )
+
+
+def test_the_table_of_scores_is_that_of_the_cpu():
+    audio, visual = torch.randn(2, 700, 8)
+    audio[::3] = visual[::3] = audio[0]  # with ties
+    labels = torch.arange(700) % 7
+    here = retrieval_scores(audio, visual, labels, legacy_prefix_average=True)
+    there = retrieval_scores(audio.cuda(), visual.cuda(), labels.cuda(), legacy_prefix_average=True)
+    for direction in ("audio_to_visual", "visual_to_audio"):
+        for name, value in here[direction].items():
+            if name != "per_class":
+                assert there[direction][name] == pytest.approx(value, abs=1e-6), name
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,13 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, s
     assert script("synthetic_features").main(["--rows", "1500"]) == 0
     assert script("sample_clips").main(["--clips-per-class", "3", "--seconds", "0.5"]) == 0
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["best"].shape == (300, 5)
     assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
+    assert names["scores"]["map"] > 0 and names["precisions"].shape == (300,)
     assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 5
 
 
