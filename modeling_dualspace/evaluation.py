@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
 from .moments import check_finite
 from .results import FORMAT, is_hub_id, model_folder, read_run
-from .retrieval_scores import CUTOFFS, grid, query_scores, retrieval_scores
+from .retrieval_scores import CUTOFFS, grid, is_known, query_scores, retrieval_scores
 
 BATCH = 1024
-PACKAGES = ("dualspace", "torch", "transformers", "datasets", "numpy")
+PACKAGES = ("torch", "transformers", "datasets", "numpy")
 
 
 def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -148,7 +148,7 @@ def evaluate_model(
     metrics = retrieval_scores(
         embeds["audio"],
         embeds["visual"],
-        embeds.get("labels"),
+        embeds["labels"] if "labels" in embeds and is_known(embeds["labels"]).any() else None,
         class_names=names,
         cutoffs=cutoffs,
         legacy_prefix_average=legacy_prefix_average,
@@ -219,7 +219,7 @@ def evaluate(
         "seed": run.training.get("seed"),
         "recipe": run.recipe,
         "environment": {
-            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+            "versions": _versions(),
             "device": _device_name(torch.device(device)),
             "processes": world_size(),
         },
@@ -250,6 +250,11 @@ def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:
 def _fingerprint(data: Dataset, split: str, description: Description | None) -> str:
     whole = description and "[" not in split
     return description.fingerprint if description and whole else dataset_fingerprint({split: data})
+
+
+def _versions() -> dict[str, str]:
+    ours = {"python": platform.python_version(), "dualspace": import_module(__package__ or "").__version__}
+    return ours | {name: metadata.version(name) for name in PACKAGES}
 
 
 def _device_name(device: torch.device) -> str:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .average_precision import average_precision, query_chunks
-from .moments import check_finite
+from .average_precision import as_scores, average_precision, query_chunks
+from .moments import as_float64, check_finite
 
 
 def mean_average_precision(audio: Tensor, visual: Tensor, targets: Tensor) -> dict[str, float]:
@@ -49,9 +49,9 @@ def summed_average_precision(
         relevant = _relevance(query_targets[chunk], gallery_targets)
         scores = _similarity(queries[chunk], gallery)
         if left_out is not None:
-            own = left_out[0][chunk].unsqueeze(1) == left_out[1]
+            own = (left_out[0][chunk].unsqueeze(1) == left_out[1]).to(scores.device)
             # Behind everything, and irrelevant: there it changes no rank of what counts.
-            scores, relevant = scores.masked_fill(own, -torch.inf), relevant & ~own
+            scores, relevant = scores.masked_fill(own, -torch.inf), relevant & ~own.to(relevant.device)
         precision = average_precision(scores, relevant)
         scored = precision[~precision.isnan()]
         result += torch.stack([scored.sum(), torch.tensor(float(len(scored)), dtype=torch.float64)])
@@ -61,9 +61,7 @@ def summed_average_precision(
 def _similarity(queries: Tensor, gallery: Tensor) -> Tensor:
     # In float64, then rounded: products in float32 differ in the last bit by where a row lies, and rows that are all
     # alike would be ranked by that instead of tying.
-    if queries.device.type == "mps":
-        return queries @ gallery.T
-    return (queries.double() @ gallery.double().T).float()
+    return as_scores(as_float64(queries) @ as_float64(gallery).T)
 
 
 def _relevance(queries: Tensor, gallery: Tensor) -> Tensor:

@@ -101,9 +101,10 @@ def write_report(
         loader=DictLoader({"page": TEMPLATE.read_text(encoding="utf-8")}), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    date = datetime.now(UTC).isoformat(timespec="minutes")
     page = environment.get_template("page").render(
-        sections=sections, training=training, left_out=left_out, shown=shown, words=WORDS, light=figures.LIGHT, dark=figures.DARK,
-        command=command, date=datetime.now(UTC).isoformat(timespec="minutes"), directions=list(DIRECTIONS),
+        sections=sections, training=training, left_out=left_out, shown=shown, words=WORDS, light=figures.LIGHT,
+        dark=figures.DARK, command=command, date=date, directions=list(DIRECTIONS),
     )  # fmt: skip
     write_file(out, page.encode())
     return {

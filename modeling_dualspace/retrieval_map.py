@@ -38,6 +38,7 @@ Examples:
     >>> {name: round(value, 3) for name, value in metric.compute().items()}
     {'map': 0.667, 'audio_to_visual': 0.639, 'visual_to_audio': 0.694}
 """
+NAMES = {"audio_embeds", "visual_embeds", "labels"}
 CITATION = """\
 @article{zeng2023dual,
   title = {Learning Explicit and Implicit Dual Common Subspaces for Audio-visual Cross-modal Retrieval},
@@ -68,12 +69,31 @@ class RetrievalMAP(evaluate.Metric):
         info.format = "numpy"
         return info
 
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> None:
+        """Adds clips."""
+        rows = _checked(columns)
+        if len(rows["labels"]):
+            super().add_batch(**rows)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **columns: Any) -> None:
+        """Adds one clip."""
+        self.add_batch(**{name: [value] for name, value in columns.items()})
+
     def _finalize(self) -> None:
         """Every process waits for a file of every other: one that was given no clips writes an empty one."""
         if self.writer is None and self.num_process > 1:
             self.selected_feature_format = self.features[0]
             self._init_writer()
         super()._finalize()
+        # A process that is ahead must not write its next clips over those the first has yet to read.
+        self._module_info.experiment_id += "+"
+
+    def _get_all_cache_files(self) -> Any:
+        """Where the first process has no clips, the files of the others say which kind of labels there are."""
+        paths, locks = super()._get_all_cache_files()
+        kinds = [datasets.Dataset.from_file(path).features["labels"] for path in paths]
+        self.selected_feature_format = self.features[any(isinstance(kind, datasets.List) for kind in kinds)]
+        return paths, locks
 
     def _compute(
         self,
@@ -86,11 +106,10 @@ class RetrievalMAP(evaluate.Metric):
         cutoffs: Any = CUTOFFS,
         legacy_prefix_average: bool = False,
     ) -> dict[str, Any]:
-        audio, visual = _matrix(audio_embeds, "audio_embeds"), _matrix(visual_embeds, "visual_embeds")
         table = retrieval_scores(
-            audio,
-            visual,
-            np.asarray(labels) if np.ndim(labels[0]) == 0 else _matrix(labels, "labels"),
+            np.asarray(audio_embeds),
+            np.asarray(visual_embeds),
+            np.asarray(labels),
             class_names=class_names,
             cutoffs=cutoffs if detailed else (),
             legacy_prefix_average=legacy_prefix_average,
@@ -101,8 +120,34 @@ class RetrievalMAP(evaluate.Metric):
         return {"map": table["map"], **directions}
 
 
-def _matrix(rows: Any, name: str) -> np.ndarray:
-    widths = sorted({len(row) for row in rows})
-    if len(widths) > 1:
-        raise ValueError(f"All rows of `{name}` must be of one width, got {widths[:5]}.")
-    return np.asarray(rows)
+def _checked(columns: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The three columns as arrays of as many rows."""
+    if columns.keys() != NAMES or any(value is None for value in columns.values()):
+        given = sorted(name for name, value in columns.items() if value is not None)
+        raise ValueError(f"Expected {', '.join(sorted(NAMES))}; got {', '.join(given) or 'none of them'}.")
+    rows = {name: _column(_plain(value), name) for name, value in columns.items()}
+    counts = {name: len(column) for name, column in rows.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"Expected as many rows in each column, got {counts}.")
+    labels = rows["labels"]
+    if labels.ndim == 1 and len(labels) and labels.dtype.kind not in "iu":
+        raise ValueError(f"Labels are classes, whole numbers, or rows of memberships; got {labels.dtype}.")
+    wrong = [name for name in NAMES - {"labels"} if len(labels) and rows[name].ndim != 2]
+    if wrong:
+        raise ValueError(f"Expected one row of numbers a clip in `{wrong[0]}`, got shape {rows[wrong[0]].shape}.")
+    return rows
+
+
+def _column(value: Any, name: str) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    rows = [np.asarray(_plain(row)) for row in value]
+    shapes = sorted({row.shape for row in rows})
+    if len(shapes) > 1:
+        raise ValueError(f"All rows of `{name}` must be of one width, got {[shape[0] for shape in shapes if shape]}.")
+    return np.stack(rows) if rows else np.zeros(0)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor, wherever it is, as NumPy takes it; all else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value

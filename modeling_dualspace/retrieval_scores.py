@@ -1,7 +1,7 @@
 """From the embeddings of both modalities and their labels to one table: MAP in both directions, and what goes with it.
 
-Embeddings are compared by cosine, in float64 and then rounded to float32: items whose embeddings are alike then tie
-wherever they lie, and codes of +-1 rank as by their integer products. A query's own pair stays in the gallery.
+Embeddings are compared by cosine, in float64 and then rounded: items whose embeddings are alike tie wherever they lie,
+and codes of +-1 rank as by their integer products. A query's own pair stays in the gallery.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .average_precision import CHUNK_SCORES, Array, Ranking, query_chunks, rank
+from .average_precision import CHUNK_SCORES, Array, Ranking, as_scores, query_chunks, rank
 
 CUTOFFS = (1, 5, 10, 20, 50, *range(100, 1001, 100))
 DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}
@@ -50,11 +50,14 @@ def retrieval_scores(
 
         ```
     """
-    embeds = {"audio": as_embeds(audio, "audio"), "visual": as_embeds(visual, "visual")}
-    labels = None if labels is None else as_labels(labels, embeds)
-    known = np.ones(len(audio), dtype=bool) if labels is None else is_known(labels)
+    embeds = as_pairs(audio, visual)
+    labels = None if labels is None else as_labels(labels, embeds["audio"])
+    known = np.ones(len(embeds["audio"]), dtype=bool) if labels is None else is_known(labels)
+    if not known.any():
+        raise ValueError("Nobody annotated these clips, so there is no MAP: bring the labels, or pass none at all.")
     if not known.all():
         embeds, labels = {name: rows[known] for name, rows in embeds.items()}, None if labels is None else labels[known]
+    cutoffs = [int(k) for k in cutoffs]
     options: dict[str, Any] = {"cutoffs": cutoffs, "legacy_prefix_average": legacy_prefix_average}
     found = {
         direction: (score or query_scores)(embeds[queries], embeds[gallery], labels, **options)
@@ -90,11 +93,15 @@ def query_scores(
     """
     result: dict[str, list[np.ndarray]] = {}
     cuts = clipped(cutoffs, len(gallery))
+    if paired and len(queries) != len(gallery):
+        raise ValueError(f"{len(queries)} queries and {len(gallery)} items are no pairs: pass `paired=False`.")
     if query_labels is not None and gallery_labels is None:
+        if not paired:
+            raise ValueError("Queries and gallery are no pairs, so the gallery needs labels of its own.")
         gallery_labels = query_labels
     unit_gallery = _unit(gallery)
     for chunk in grid(queries, gallery) if chunks is None else chunks:
-        scores = _cosines(_unit(queries[chunk]), unit_gallery)
+        scores = as_scores(_unit(queries[chunk]) @ unit_gallery.T)
         relevant = scores != scores if query_labels is None else _relevance(query_labels[chunk], gallery_labels)
         ranking = rank(scores, relevant, first=chunk.start)
         measures = {} if query_labels is None else _measures(ranking, cuts, legacy_prefix_average)
@@ -118,6 +125,7 @@ def score_table(
     *,
     class_names: Sequence[str] | None = None,
     cutoffs: Sequence[int] = CUTOFFS,
+    gallery: int | None = None,
 ) -> dict[str, Any]:
     """What `query_scores` found in both directions, as one table of means over the queries that have a relevant item.
 
@@ -126,9 +134,10 @@ def score_table(
         labels: of the queries, `(n,)` or `(n, C)`.
         class_names: of the classes.
         cutoffs: those of `query_scores`.
+        gallery: how many items there were; None is as many as queries.
     """
-    queries = len(next(iter(next(iter(found.values())).values())))
-    cuts = clipped(cutoffs, queries)
+    gallery = len(next(iter(next(iter(found.values())).values()))) if gallery is None else gallery
+    cuts = clipped(cutoffs, gallery)
     table = {
         direction: _direction(values, None if labels is None else _host(labels), cuts, class_names)
         for direction, values in found.items()
@@ -136,8 +145,8 @@ def score_table(
     return {
         "map": None if labels is None else sum(table[direction]["map"] for direction in DIRECTIONS) / 2,
         **table,
-        "gallery": queries,
-        "clipped_cutoffs": sorted({k for k in cutoffs if k > queries}),
+        "gallery": gallery,
+        "clipped_cutoffs": sorted({int(k) for k in cutoffs if k > gallery}),
     }
 
 
@@ -172,12 +181,15 @@ def _direction(
 
 def _per_class(precision: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None) -> dict[str, Any]:
     """The mean over the queries of each class; with several classes a query counts for all of its own."""
-    count = labels.shape[1] if labels.ndim == 2 else int(labels.max(initial=-1)) + 1
-    names = [str(number) for number in range(count)] if class_names is None else list(class_names)
-    if len(names) < count:
-        raise ValueError(f"There are labels up to {count - 1}, and only {len(names)} class names.")
+    numbers = list(range(labels.shape[1])) if labels.ndim == 2 else np.unique(labels[labels >= 0]).tolist()
+    if class_names is None:
+        names = {number: str(number) for number in numbers}
+    elif numbers[-1:] and numbers[-1] >= len(class_names):
+        raise ValueError(f"There are labels up to {numbers[-1]}, and only {len(class_names)} class names.")
+    else:
+        names = dict(enumerate(class_names))
     result = {}
-    for number, name in enumerate(names):
+    for number, name in names.items():
         of_class = labels == number if labels.ndim == 1 else labels[:, number] > 0
         values = precision[of_class & ~np.isnan(precision)]
         result[name] = {"map": float(values.mean()) if len(values) else None, "queries": len(values)}
@@ -198,36 +210,43 @@ def _at(values: np.ndarray, cuts: list[int]) -> dict[str, float]:
     return {str(k): float(mean) for k, mean in zip(cuts, values.mean(axis=0), strict=True)}
 
 
-def as_embeds(rows: Array, name: str) -> Array:
-    """The rows as an array or, where they are one, a tensor; raises unless they are `(n, d)` and finite."""
-    rows = rows if _is_tensor(rows) else np.asarray(rows)
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"Expected {name} embeddings (n, d) of at least one clip, got shape {tuple(rows.shape)}.")
-    wrong = _host(((rows - rows) != 0).any(1))  # what is not finite differs from itself, or the difference does
-    if wrong.any():
-        raise ValueError(
-            f"{name.capitalize()} embeddings must be finite numbers, but row {int(wrong.argmax())} holds NaN or "
-            "infinity: mend that clip, or the model that embedded it."
-        )
-    return rows
+def as_pairs(audio: Array, visual: Array) -> dict[str, Array]:
+    """Both as arrays or, where both are tensors, as those; raises unless they are finite and pair up, `(n, d)` each."""
+    tensors = _is_tensor(audio) and _is_tensor(visual)
+    embeds = {"audio": audio, "visual": visual} if tensors else {"audio": _host(audio), "visual": _host(visual)}
+    for name, rows in embeds.items():
+        if rows.ndim != 2 or not len(rows):
+            raise ValueError(f"Expected {name} embeddings (n, d) of at least one clip, got shape {tuple(rows.shape)}.")
+        if not tensors and rows.dtype.kind != "f":
+            embeds[name] = rows = rows.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            wrong = _host(rows - rows != 0).any(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"{name.capitalize()} embeddings must be finite numbers, but row {int(wrong.argmax())} holds NaN or "
+                "infinity: mend that clip, or the model that embedded it."
+            )
+    if embeds["audio"].shape != embeds["visual"].shape:
+        shapes = " and ".join(str(tuple(rows.shape)) for rows in embeds.values())
+        raise ValueError(f"Audio and visual embeddings must pair up, in one space; got shapes {shapes}.")
+    return embeds
 
 
-def as_labels(labels: Array, embeds: Mapping[str, Array]) -> Array:
-    """The labels, of the kind of the embeddings; raises unless there is one row for each clip of both modalities."""
-    audio, visual = embeds["audio"], embeds["visual"]
-    if audio.shape != visual.shape:
+def as_labels(labels: Array, embeds: Array) -> Array:
+    """The labels, of the kind of the embeddings; raises unless they are classes or memberships, one row a clip."""
+    values = _host(labels)
+    if values.ndim not in (1, 2) or len(values) != len(embeds):
         raise ValueError(
-            f"Audio and visual embeddings must pair up, got shapes {tuple(audio.shape)} and {tuple(visual.shape)}."
+            f"Expected one label a clip, ({len(embeds)},), or memberships ({len(embeds)}, classes); got {values.shape}."
         )
-    labels = labels if _is_tensor(labels) else np.asarray(labels)
-    if len(labels) != len(audio) or labels.ndim not in (1, 2):
+    if values.ndim == 1 and values.dtype.kind not in "iu":
+        raise ValueError(f"Labels of shape (n,) are classes, whole numbers; got {values.dtype}.")
+    if values.ndim == 2 and (values.shape[1] < 2 or (values > 1).any()):
         raise ValueError(
-            f"Expected one label a clip, ({len(audio)},), or memberships ({len(audio)}, classes); got "
-            f"{tuple(labels.shape)}."
+            f"Labels of shape (n, classes) are memberships, 0 and 1, of at least two classes; got {values.shape} with "
+            f"values up to {values.max(initial=0)}. Class numbers have the shape (n,): `labels[:, 0]`."
         )
-    if labels.ndim == 1 and _host(labels).dtype.kind not in "iu":
-        raise ValueError(f"Labels of shape (n,) are classes, whole numbers; got {_host(labels).dtype}.")
-    return sys.modules["torch"].as_tensor(labels, device=audio.device) if _is_tensor(audio) else _host(labels)
+    return sys.modules["torch"].as_tensor(labels, device=embeds.device) if _is_tensor(embeds) else values
 
 
 def is_known(labels: Array) -> np.ndarray:
@@ -241,7 +260,7 @@ def _is_tensor(values: Array) -> bool:
 
 
 def _host(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if _is_tensor(values) else values
+    return values.detach().cpu().numpy() if _is_tensor(values) else np.asarray(values)
 
 
 def _unit(rows: Array) -> Array:
@@ -249,11 +268,6 @@ def _unit(rows: Array) -> Array:
     rows = rows.detach().double() if _is_tensor(rows) else rows.astype(np.float64)
     norm = ((rows * rows).sum(1) ** 0.5)[:, None]
     return rows / (norm + (norm == 0))
-
-
-def _cosines(queries: Array, gallery: Array) -> Array:
-    scores = queries @ gallery.T
-    return scores.float() if _is_tensor(scores) else scores.astype(np.float32)
 
 
 def _relevance(queries: Array, gallery: Array) -> Array:
