@@ -15,8 +15,10 @@ than to sort an index along, and exact, which a bit of relevance hidden in the s
 benchmarks/average_precision.py.
 """
 
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -52,7 +54,8 @@ def as_scores(cosines: Array) -> Array:
     """Float64 cosines, or inner products of rows of about unit length, as float32 scores; the argument is used up.
 
     The sums of float64 differ in their last bits by where a row lies, and float32 keeps those bits next to 0, where it
-    is fine: what is equal would not tie there. So they are first rounded to multiples of 2^-39, far above such errors.
+    is fine: what is equal would not tie there. So they are first rounded to multiples of 2^-39, far above such errors
+    and, for rows of about unit length, far below all that means anything.
 
     Example:
         ```python
@@ -66,13 +69,14 @@ def as_scores(cosines: Array) -> Array:
     return cosines.astype(np.float32) if isinstance(cosines, np.ndarray) else cosines.float()
 
 
-def average_precision(scores: Array, relevant: Array, k: int | None = None) -> Array:
+def average_precision(scores: Array, relevant: Array, k: int | None = None, *, threads: int | None = None) -> Array:
     """Average precision of each query, `(q,)` in float64 on the CPU; NaN for a query without a relevant item.
 
     Args:
         scores: `(q, n)`, higher is better. Equal ones tie, and count by the expectation over their orders.
         relevant: `(q, n)`, True and False, or 1 and 0.
         k: only the first k ranks count; None is the whole ranking.
+        threads: rank so many chunks at a time; None is `OMP_NUM_THREADS`, or as many as there are processors.
 
     Example:
         ```python
@@ -88,12 +92,24 @@ def average_precision(scores: Array, relevant: Array, k: int | None = None) -> A
             f"Expected scores and relevance of one shape, (queries, items); got {tuple(scores.shape)} and "
             f"{tuple(relevant.shape)}."
         )
-    parts = [
-        rank(scores[chunk], relevant[chunk], first=chunk.start).average_precision(k)
-        for chunk in query_chunks(*scores.shape)
-    ]
+    chunks = list(query_chunks(*scores.shape))
+
+    def part(chunk: slice) -> np.ndarray:
+        return rank(scores[chunk], relevant[chunk], first=chunk.start).average_precision(k)
+
+    threads = min(_threads() if threads is None else threads, len(chunks))
+    if threads > 1:  # sorting and searching let other threads run
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(part, chunks))
+    else:
+        parts = [part(chunk) for chunk in chunks]
     result = np.concatenate([np.zeros(0), *parts])
     return result if isinstance(scores, np.ndarray) else sys.modules["torch"].from_numpy(result)
+
+
+def _threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(given) if given.isdecimal() and int(given) else min(os.cpu_count() or 1, 8)
 
 
 def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":
@@ -142,7 +158,7 @@ def _ranking(device: Any, ordered: Array, hits: Array, counts: np.ndarray) -> "R
 
 
 @dataclass(frozen=True)
-class _Ties:
+class Ties:
     """The relevant items that are tied with others, one number each: those of a query from the worst to the best."""
 
     rows: np.ndarray
@@ -158,17 +174,18 @@ class _Ties:
     last: np.ndarray
     """Whether it is the last of those it is tied with."""
 
-    def where(self, keep: np.ndarray) -> "_Ties":
-        return _Ties(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+    def where(self, keep: np.ndarray) -> "Ties":
+        """Some of them."""
+        return Ties(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
-def _ties(rows: np.ndarray, columns: np.ndarray, above: np.ndarray, size: np.ndarray, width: int) -> _Ties:
+def _ties(rows: np.ndarray, columns: np.ndarray, above: np.ndarray, size: np.ndarray, width: int) -> Ties:
     last = np.ones(len(rows), dtype=bool)
     last[:-1] = (rows[1:] != rows[:-1]) | (above[1:] != above[:-1])
     ends = np.flatnonzero(last)
     found = np.diff(ends, prepend=-1)
     before = width - 1 - columns[ends]
-    return _Ties(rows, columns, above, size, found.repeat(found), before.repeat(found), last)
+    return Ties(rows, columns, above, size, found.repeat(found), before.repeat(found), last)
 
 
 @dataclass(frozen=True)
@@ -184,7 +201,7 @@ class Ranking:
     above: np.ndarray
     """Items before each relevant one, `(q, w)`, from the worst to the best; rows with fewer begin with `items`."""
     counts: np.ndarray
-    ties: _Ties | None
+    ties: Ties | None
 
     @property
     def items(self) -> int:
@@ -199,33 +216,33 @@ class Ranking:
     def average_precision(self, k: int | None = None) -> np.ndarray:
         """See the head of this file."""
         if k is None:
-            return self._precisions.sum(axis=1) / self._relevant
+            return _sum(self.precisions) / self.relevant
         k = self._cut(k)
         first = self._first_column(k)
-        parts = self._precisions[:, first:] * (self.above[:, first:] < k)
+        parts = self.precisions[:, first:] * (self.above[:, first:] < k)
         if self.ties:
             ties = self.ties.where(self.ties.columns >= first)
             parts[ties.rows, ties.columns - first] = self._tied_precision(ties, np.clip(k - ties.above, 0, ties.size))
-        return parts.sum(axis=1) / np.minimum(self._relevant, k)
+        return _sum(parts) / np.minimum(self.relevant, k)
 
     def precision(self, k: int) -> np.ndarray:
         """Relevant items among the first k, over k."""
-        return self.recall(k) * self._relevant / self._cut(k)
+        return self.recall(k) * self.relevant / self._cut(k)
 
     def recall(self, k: int) -> np.ndarray:
         """Relevant items among the first k, over all relevant ones."""
         k = self._cut(k)
-        return self._within(k, self._first_column(k)) / self._relevant
+        return self._within(k, self._first_column(k)) / self.relevant
 
     def r_precision(self) -> np.ndarray:
         """Precision, and recall, at as many ranks as there are relevant items."""
-        return self._within(self.counts[:, None]) / self._relevant
+        return self._within(self.counts[:, None]) / self.relevant
 
     def hit(self, k: int) -> np.ndarray:
         """Whether any of the first k is relevant; where that depends on ties, its probability."""
         k = self._cut(k)
         if not self.above.shape[1]:
-            return self._relevant
+            return self.relevant
         best = np.where(self.counts > 0, self.above[:, -1] < k, np.nan)
         if self.ties:
             ties = self.ties.where(self.ties.columns == self.above.shape[1] - 1)
@@ -236,34 +253,13 @@ class Ranking:
             best[ties.rows] = 1 - (taken <= other) * np.exp(none)
         return best
 
-    def prefix_average(self) -> np.ndarray:
-        r"""The mean over all k of $\sum_{j \le k} rel_j P_j$ over the relevant items among the first k, 0 while none.
-
-        Not average precision, but what some published scripts print under that name.
-        """
-        above, sums = self.above[:, ::-1], self._precisions[:, ::-1].cumsum(axis=1)
-        size = np.ones_like(self.above)
-        if self.ties:
-            size[self.ties.rows, self.ties.columns] = self.ties.size
-        following = np.full_like(above, self.items)
-        following[:, :-1] = above[:, 1:]
-        # From the end of an item, or of those it is tied with, to where the next one stands, nothing changes.
-        ranks = (following - above - size[:, ::-1] + 1) * (following != above)
-        total = (sums / np.arange(1, above.shape[1] + 1) * ranks * (above < self.items)).sum(axis=1)
-        if self.ties:
-            ties = self.ties.where(self.ties.last)
-            known = np.where(ties.before > 0, sums[ties.rows, ties.before - 1], 0.0)
-            groups = zip(ties.above, ties.size, ties.found, ties.before, known, strict=True)
-            np.add.at(total, ties.rows, [_amid_ties(*map(float, group)) for group in groups])
-        return total * (self._relevant / self._relevant) / max(self.items, 1)
-
     @cached_property
-    def _relevant(self) -> np.ndarray:
+    def relevant(self) -> np.ndarray:
         """How many relevant items there are, NaN where none: what is divided by."""
         return np.where(self.counts > 0, self.counts, np.nan)
 
     @cached_property
-    def _precisions(self) -> np.ndarray:
+    def precisions(self) -> np.ndarray:
         """The expected precision at each relevant item, `(q, w)`; 0 where there is none."""
         inverse = np.concatenate([1 / np.arange(1, self.items + 1), [0.0]])
         result = np.arange(self.above.shape[1], 0, -1) * inverse[self.above]
@@ -275,7 +271,7 @@ class Ranking:
     def _harmonic(self) -> np.ndarray:
         return np.concatenate([[0.0], (1 / np.arange(1, self.items + 1)).cumsum()])
 
-    def _tied_precision(self, ties: _Ties, taken: np.ndarray) -> np.ndarray:
+    def _tied_precision(self, ties: Ties, taken: np.ndarray) -> np.ndarray:
         r"""Expected precision at a tied item where it stands within the first `taken` of them: all have an equal share.
 
         $\frac 1g \sum_{j=0}^{m-1} \frac{R_b + 1 + js}{b + 1 + j}$ with $s = \frac{r-1}{g-1}$, by harmonic numbers.
@@ -291,7 +287,7 @@ class Ranking:
             ties = self.ties.where(self.ties.columns >= first)
             limit = np.broadcast_to(k, (len(share), 1))[ties.rows, 0]
             share[ties.rows, ties.columns - first] = np.clip(limit - ties.above, 0, ties.size) / ties.size
-        return share.sum(axis=1)
+        return _sum(share)
 
     def _first_column(self, k: int) -> int:
         """All columns before it stand beyond rank k, for every query."""
@@ -304,27 +300,16 @@ class Ranking:
         return max(1, min(k, self.items))
 
 
-def _amid_ties(above: float, size: float, found: float, before: float, known: float) -> float:
-    """The sum over the ranks amid tied items, all but their last, of the expected prefix of `prefix_average`.
+def _sum(rows: np.ndarray) -> np.ndarray:
+    """Of each row, from left to right: NumPy's own sum rounds by the width, and zeros in front would count."""
+    return rows.cumsum(axis=1)[:, -1] if rows.shape[1] else np.zeros(len(rows))
 
-    Args:
-        above: items before them.
-        size: how many they are.
-        found: how many of them are relevant.
-        before: relevant items before them.
-        known: the expected sum of precisions of those.
-    """
-    total = span = 0.0
-    count = np.arange(found + 1)
-    chance = (count == 0) * 1.0  # that so many relevant ones are among the first m, which are drawn one by one
-    for m in range(1, int(size)):
-        drawn = (found - count) / (size - m + 1)
-        chance = chance * (1 - drawn) + np.concatenate([[0.0], (chance * drawn)[:-1]])
-        span += 1 / (above + m)
-        step = (count - 1) / max(m - 1, 1)
-        inside = count / m * ((before + 1) * span + step * (m - (above + 1) * span))
-        total += float((chance * (known + inside) / np.maximum(before + count, 1)).sum())
-    return total
+
+def _as_numpy(values: Array) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # which NumPy does not have
 
 
 class _Host:
@@ -334,8 +319,7 @@ class _Host:
 
     @staticmethod
     def arrays(scores: Array, relevant: Array) -> tuple[np.ndarray, np.ndarray]:
-        given = (scores, relevant)
-        scores, relevant = (each if isinstance(each, np.ndarray) else each.detach().cpu().numpy() for each in given)
+        scores, relevant = _as_numpy(scores), _as_numpy(relevant)
         if scores.dtype not in (np.float32, np.float64):
             scores = scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
         return scores, relevant.astype(bool, copy=False)
@@ -346,10 +330,13 @@ class _Host:
 
     @staticmethod
     def hits(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        counts = np.count_nonzero(relevant, axis=1)
+        counts = np.fromiter(map(np.count_nonzero, relevant), np.int64, len(relevant))  # faster than along an axis
         width = int(counts.max(initial=0))
-        hits = np.full((len(scores), width), -np.inf, scores.dtype)
-        hits[np.arange(width) >= (width - counts)[:, None]] = scores[relevant]
+        hits = scores[relevant]
+        if len(hits) < len(scores) * width:  # not as many for every query
+            hits, found = np.full((len(scores), width), -np.inf, scores.dtype), hits
+            hits[np.arange(width) >= (width - counts)[:, None]] = found
+        hits = hits.reshape(len(scores), width)
         hits.sort(axis=1)
         return hits, counts
 
@@ -360,7 +347,9 @@ class _Host:
         for row, start in enumerate((hits.shape[1] - counts).tolist()):
             below[row, start:] = ordered[row].searchsorted(hits[row, start:])
         items = ordered.shape[1]
-        following = np.take_along_axis(ordered, np.minimum(below + 1, items - 1), axis=1) if items else hits
+        inside = np.minimum(below + 1, items - 1)
+        inside += (np.arange(len(ordered)) * items)[:, None]
+        following = ordered.reshape(-1).take(inside) if items else hits
         rows, columns = np.nonzero((following == hits) & (below >= 0) & (below < items - 1))
         end = np.empty_like(rows)
         for start, stop in pairwise([*np.flatnonzero(np.diff(rows, prepend=-1)).tolist(), len(rows)]):
@@ -378,14 +367,14 @@ class _Cuda:
 
     @staticmethod
     def arrays(scores: Array, relevant: Array) -> tuple[Array, Array]:
-        torch = sys.modules["torch"]
+        torch, scores = sys.modules["torch"], scores.detach()
         if scores.dtype not in (torch.float32, torch.float64):
             scores = scores.to(torch.float32 if scores.dtype in (torch.float16, torch.bfloat16) else torch.float64)
         return scores, relevant.to(scores.device, torch.bool)
 
     @staticmethod
     def sort(scores: Array) -> Array:
-        return scores.sort(dim=1).values
+        return scores.contiguous().sort(dim=1).values  # a sort keeps the strides, and a search wants none
 
     @staticmethod
     def hits(scores: Array, relevant: Array) -> tuple[Array, np.ndarray]:

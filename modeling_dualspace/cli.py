@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .console import exit_code
+from .console import FAILURES, exit_code, quiet
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +53,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _several(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 2, got {text!r}")
+    return int(text)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import render, run_demo
 
@@ -76,7 +82,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--config", help="of the data set [its default]")
     command.add_argument("--split", default="test", help="of the data set [%(default)s]")
     command.add_argument("--out", type=Path, help="the JSON file [results/DATA-SPLIT.json in the model's run]")
-    command.add_argument("--batch-size", type=_positive, default=1024, help="clips embedded at a time [%(default)s]")
+    command.add_argument("--batch-size", type=_several, default=1024, help="clips embedded at a time [%(default)s]")
     command.add_argument(
         "--legacy-prefix-average", action="store_true", help="add what some published scripts print as MAP"
     )
@@ -88,32 +94,33 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from accelerate import PartialState
     from torch import cuda
-    from transformers.utils import logging
 
     from .evaluation import evaluate
-    from .files import write_json
+    from .files import check_file, write_json
     from .results import render, result_path
 
-    logging.disable_progress_bar()
+    names = (arguments.model, arguments.data, arguments.config, arguments.split)
     state = PartialState(cpu=not cuda.is_available())
     try:
-        result = evaluate(
-            arguments.model,
-            arguments.data,
-            arguments.config,
-            arguments.split,
-            device=state.device,
-            trust_remote_code=arguments.trust_remote_code,
-            command=arguments.command,
-            batch_size=arguments.batch_size,
-            legacy_prefix_average=arguments.legacy_prefix_average,
-        )
+        out = check_file(arguments.out or result_path(*names))
+        with quiet(all_warnings=not state.is_main_process):
+            result = evaluate(
+                *names,
+                device=state.device,
+                trust_remote_code=arguments.trust_remote_code,
+                command=arguments.command,
+                batch_size=arguments.batch_size,
+                legacy_prefix_average=arguments.legacy_prefix_average,
+            )
+    except FAILURES:
+        if state.is_main_process:
+            raise
+        return 1  # all fail alike, or `agreed` has told the first process
     finally:
         state.destroy_process_group()
     if state.is_main_process:
-        names = (arguments.model, arguments.data, arguments.config, arguments.split)
-        out = write_json(arguments.out or result_path(*names), result)
         print(json.dumps(result) if arguments.json else render(result))
+        write_json(out, result)
         print(f"Written: {out}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
@@ -133,12 +140,10 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from transformers.utils import logging
-
     from .report import write_report
 
-    logging.disable_progress_bar()
-    written = write_report(arguments.runs, arguments.out, data=arguments.data, command=arguments.command)
+    with quiet():
+        written = write_report(arguments.runs, arguments.out, data=arguments.data, command=arguments.command)
     if arguments.json:
         print(json.dumps(written))
         return 0

@@ -1,5 +1,6 @@
 """Commands that end in an exit code and, when they fail, in one sentence."""
 
+import logging
 import os
 import signal
 import sys
@@ -27,12 +28,38 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
     try:
         with _ended_as_interrupted():
             return command()
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except FAILURES as error:
         print(f"{program}: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def quiet(*, all_warnings: bool = False) -> Iterator[None]:
+    """Without the progress bars of the libraries and the reports of transformers, or with no warning at all."""
+    from datasets.utils import logging as of_datasets
+    from transformers.utils import logging as of_transformers
+
+    before = of_transformers.get_verbosity(), logging.root.manager.disable
+    bars = of_transformers.is_progress_bar_enabled(), of_datasets.is_progress_bar_enabled()
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    of_datasets.disable_progress_bar()
+    if all_warnings:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(before[0])
+        logging.disable(before[1])
+        for library, shown in zip((of_transformers, of_datasets), bars, strict=True):
+            if shown:
+                library.enable_progress_bar()
 
 
 @contextmanager

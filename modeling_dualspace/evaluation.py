@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from .arrow_tensors import arrow_view, declared_widths
 from .average_precision import query_chunks
 from .distributed import agreed, all_gather, gather_named_rows, process_index, process_share, world_size
-from .feature_dataset import dataset_fingerprint, keep_paired, to_tensors
+from .feature_dataset import dataset_fingerprint, paired_rows, to_tensors
 from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
 from .moments import check_finite
@@ -33,15 +35,42 @@ PACKAGES = ("torch", "transformers", "datasets", "numpy")
 
 def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
     """A model that embeds both modalities: a folder of `save_pretrained`, a run folder, or an id of the Hub."""
-    folder = model_folder(path)
+    folder = model_folder(path) if path else None
     if folder is None and not is_hub_id(path):
         raise ValueError(
-            f"{path} holds no model: expected a folder that `save_pretrained` wrote (with config.json), a run folder "
-            "with model/ in it, or an id of the Hub like me/dualspace-vegas."
+            f"{path or 'An empty name'} holds no model: expected a folder that `save_pretrained` wrote (with "
+            "config.json), a run folder with model/ in it, or an id of the Hub like me/dualspace-vegas. (MODEL comes "
+            "first, then DATA.)"
         )
-    model = AutoModel.from_pretrained(folder or path, trust_remote_code=trust_remote_code)
+    try:
+        model, found = AutoModel.from_pretrained(
+            folder or path, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {folder or path} cannot be read ({error}): copy them again.") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(_why_not_loaded(path, folder, error)) from None
     check_model(model, path)
+    if found["missing_keys"]:
+        names = ", ".join(sorted(found["missing_keys"])[:3])
+        raise ValueError(f"{folder or path} lacks {len(found['missing_keys'])} weights ({names} ...): save it again.")
+    if not getattr(model, "fitted", True):
+        raise ValueError(
+            f"The model in {folder or path} is not fitted yet, so it has no common space: call "
+            "`model.finish(batches)` with the training batches, and save it again."
+        )
     return model.eval()
+
+
+def _why_not_loaded(path: str, folder: Path | None, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"{path} brings code of its own: look at it, and pass --trust-remote-code if you trust it."
+    if "size" in text and "mismatch" in text:
+        return f"The weights in {folder or path} are of other sizes than its config.json says: save it again."
+    if folder is None:
+        return f"{path} is no folder here, and could not be had from the Hub as a model: {text}"
+    return f"{folder}: {text}"
 
 
 def check_model(model: Any, name: str) -> None:
@@ -56,44 +85,67 @@ def check_model(model: Any, name: str) -> None:
 
 def load_split(path: str, config: str | None, split: str) -> Dataset:
     """One split of a data set, by folder or by its id on the Hub."""
-    if Path(path).is_dir() and not any(Path(path).iterdir()):
-        raise ValueError(f"{path} is empty: expected a data set's folder, as the builders of dataset_scripts write it.")
-    if Path(path).is_file():
-        raise ValueError(f"{path} is a file: expected a data set's folder, or its id on the Hub.")
-    return load_dataset(path, config, split=split)
+    if not path or not (Path(path).is_dir() or is_hub_id(path)):
+        # `datasets` would serve a folder that is gone from its cache.
+        what = "is a file" if path and Path(path).is_file() else "is no folder here, and no id of the Hub"
+        raise ValueError(
+            f"{path or 'An empty name'} {what}: expected a data set's folder, as the builders of "
+            "dataset_scripts write it, or an id of the Hub like me/vegas-features."
+        )
+    local = Path(path).is_dir()
+    if local and not any(Path(path).iterdir()):
+        raise ValueError(f"{path} is empty: expected a data set, as the builders of dataset_scripts write it.")
+    try:
+        return load_dataset(str(Path(path).resolve()) if local else path, config, split=split)
+    except (DatasetsError, OSError, ValueError) as error:
+        text = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"The split {split!r} of {path} cannot be loaded: {text}") from None
 
 
 @torch.inference_mode()
-def embed(model: Any, split: Dataset, batch_size: int = BATCH) -> dict[str, Tensor]:
+def embed(model: Any, split: Dataset, batch_size: int = BATCH, rows: Any = None) -> dict[str, Tensor]:
     """The embeddings of all clips, `audio` and `visual`, and `labels` where there are any, on the model's device.
 
     Args:
-        model: with `get_audio_embeds` and `get_visual_embeds`.
+        model: with `get_audio_embeds` and `get_visual_embeds`; it embeds in eval mode, whatever its mode.
         split: whose clips have both tracks.
         batch_size: clips at a time.
+        rows: by which number each clip is named when something is wrong with it.
     """
     if not len(split):
         raise ValueError("The split is empty, so there is nothing to embed: look at its name, or at how it was made.")
     if batch_size < 2:
-        raise ValueError(f"At least two clips are embedded at a time, got batch_size={batch_size}.")
+        raise ValueError(f"At least two clips are embedded at a time, got a batch size of {batch_size}.")
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    numbers = torch.arange(len(split)) if rows is None else torch.as_tensor(rows)
 
-    def rows(chunks: Sequence[slice]) -> dict[str, Tensor]:
-        parts = [_embed_chunk(model, split, chunk, device) for chunk in chunks]
+    def parts_of(chunks: Sequence[slice]) -> dict[str, Tensor]:
+        parts = [_embed_chunk(model, split, chunk, numbers[chunk], device) for chunk in chunks]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    return _shared(list(query_chunks(len(split), 1, batch_size)), rows)
+    learning = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        return _shared(list(query_chunks(len(split), 1, batch_size)), parts_of)
+    finally:
+        for module in learning:  # one by one: somebody may have frozen a part
+            module.training = True
 
 
-def _embed_chunk(model: Any, split: Dataset, chunk: slice, device: torch.device) -> dict[str, Tensor]:
+def _embed_chunk(model: Any, split: Dataset, chunk: slice, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
     columns = to_tensors(split.select(range(chunk.start, chunk.stop)))
     result = {}
     for name, embeds in zip(MODALITIES, (model.get_audio_embeds, model.get_visual_embeds), strict=True):
-        check_finite(columns[name], name.replace("_", " "), columns["index"] + chunk.start)
-        found = embeds(columns[name].to(device))
-        check_finite(found, f"{name.removesuffix('_features')} embeddings", columns["index"] + chunk.start)
+        check_finite(columns[name], name.replace("_", " "), numbers)
+        found, short = embeds(columns[name].to(device)), name.removesuffix("_features")
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(columns[name]):
+            came = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"Expected `get_{short}_embeds` to give a tensor of one row a clip, ({len(numbers)}, d); got {came}."
+            )
+        check_finite(found, f"{short} embeddings", numbers)
         # mps has no float64, in which cosines are computed.
-        result[name.removesuffix("_features")] = found.cpu() if device.type == "mps" else found
+        result[short] = found.cpu() if device.type == "mps" else found
     if "labels" in columns:
         result["labels"] = columns["labels"].to(result["audio"].device)
     return result
@@ -129,7 +181,7 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """The table of a model on a split, both directions, and what it took: `metrics` and `seconds`.
 
-    Clips that lack a track are left out, with a warning; so are those of unknown class.
+    Clips that lack a track are left out, and counted; so are those of unknown class.
 
     Args:
         model: with `get_audio_embeds` and `get_visual_embeds`.
@@ -140,10 +192,13 @@ def evaluate_model(
         batch_size: clips embedded at a time.
     """
     check_model(model, type(model).__name__)
-    names = class_names_of(split.features, split.info.description) if class_names is None else class_names
     start = time.perf_counter()
-    paired = keep_paired(split)
-    embeds = embed(model, paired, batch_size)
+    rows = paired_rows(split)
+    names = class_names_of(split.features, split.info.description or "") if class_names is None else class_names
+    if len(split) and not len(rows):
+        raise ValueError(f"None of the {len(split)} clips has both a sound and a picture.")
+    paired = split if len(rows) == len(split) else split.select(rows)
+    embeds = embed(model, paired, batch_size, rows)
     embedded = time.perf_counter()
     metrics = retrieval_scores(
         embeds["audio"],
@@ -156,7 +211,9 @@ def evaluate_model(
     )
     seconds = torch.tensor([embedded - start, time.perf_counter() - embedded], device=embeds["audio"].device)
     longest = all_gather(seconds).amax(dim=0).tolist()
-    metrics["unpaired"] = len(split) - len(paired)
+    metrics["unpaired"] = len(split) - len(rows)
+    if metrics["map"] is None and "labels" in embeds:
+        metrics["unlabelled"] = len(paired)
     return {"metrics": metrics, "seconds": {"embedding": longest[0], "scoring": longest[1]}}
 
 
@@ -183,6 +240,8 @@ def evaluate(
         command: what was typed.
         options: of `evaluate_model`.
     """
+    run = read_run(model_id)
+    _ = run.recipe, run.history  # what is wrong with them is better known before
     model = agreed(lambda: load_model(model_id, trust_remote_code=trust_remote_code).to(device))
     # One process makes the cache of the data set, and then the others read it.
     first = agreed(lambda: None if process_index() else load_split(data_id, config, split))
@@ -191,7 +250,6 @@ def evaluate(
     agreed(lambda: check_fit(model, model_id, data, data_id))
     found = evaluate_model(model, data, **options)
     names = class_names_of(data.features, data.info.description or "")
-    run = read_run(model_id)
     return {
         "format": FORMAT,
         "model": {

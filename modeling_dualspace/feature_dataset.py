@@ -296,8 +296,13 @@ def keep_paired(split: Dataset | IterableDataset) -> Dataset | IterableDataset:
         return split.filter(
             lambda audio, visual: audio is not None and visual is not None, input_columns=list(MODALITIES)
         )
+    rows = paired_rows(split)
+    if len(rows) < len(split):
+        logger.warning("%d of %d clips lack a sound or a picture and are left out", len(split) - len(rows), len(split))
+    return split.select(rows)
+
+
+def paired_rows(split: Dataset) -> np.ndarray:
+    """The numbers of the clips that have both a sound and a picture."""
     table = arrow_view(split)[:]
-    paired = np.logical_and(*(table[name].is_valid().to_numpy() for name in MODALITIES))
-    if not paired.all():
-        logger.warning("%d of %d clips lack a sound or a picture and are left out", (~paired).sum(), len(paired))
-    return split.select(np.flatnonzero(paired))
+    return np.flatnonzero(np.logical_and(*(table[name].is_valid().to_numpy() for name in MODALITIES)))

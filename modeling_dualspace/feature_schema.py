@@ -199,7 +199,12 @@ class ContentHash:
 
 def _bytes_of(array: pa.Array, feature: Any) -> Any:
     """A column's content in one form: little-endian, without gaps; a number that is missing is NaN, or the least."""
-    if isinstance(feature, List) and feature.length > 0:
+    if isinstance(feature, List) and feature.length <= 0:  # as others write them; the rows may differ in width
+        array = array.cast(pa.list_(array.type.value_type))
+        lengths = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False).astype("<i8")
+        values = array.flatten().to_pylist()
+        return lengths.tobytes() + b"".join(str(value).encode() + b"\0" for value in values)
+    if isinstance(feature, List):
         return np.ascontiguousarray(vector_values(array, feature.length), dtype="<f4")
     if isinstance(feature, ClassLabel):
         return array.fill_null(np.iinfo(np.int64).min).to_numpy(zero_copy_only=False).astype("<i8")
@@ -210,7 +215,7 @@ def _bytes_of(array: pa.Array, feature: Any) -> Any:
 
 def class_names_of(features: Features, description: str = "") -> list[str] | None:
     """The names of a data set's classes, None where nobody annotated; those of `labels` stand in the description."""
-    if "label" in features:
+    if isinstance(features.get("label"), ClassLabel):
         return list(features["label"].names)
     parsed = Description.parse(description)
     return list(parsed.class_names) if parsed and parsed.class_names else None

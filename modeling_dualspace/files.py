@@ -53,17 +53,43 @@ def write_json(path: str | Path, content: Any) -> Path:
 
 def write_file(path: str | Path, content: bytes) -> Path:
     """Writes a file, whole or not at all, in place of a former one."""
+    path = check_file(path)
+    target = path.resolve()  # through a link: the file is replaced, not the link
+    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        make_folders(target.parent)
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def check_file(path: str | Path) -> Path:
+    """The path; raises where no file can be written, as far as that can be seen before it is tried."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a file will be written: name one in it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file, and will not be replaced: name another.")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file, so nothing can lie below it: name another place than {path}.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"{nearest} cannot be written to: name another place than {path}.")
     return path
+
+
+def make_folders(folder: Path) -> None:
+    """Makes a folder and those above it; raises, naming what is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        taken = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), folder)
+        raise ValueError(f"{taken} is a file, so nothing can lie below it: choose another place.") from None
 
 
 def printable(name: str) -> str:
@@ -84,7 +110,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another name.")
     _check_place(out, overwrite)
     made = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(out.parent)
     _sweep(out)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     temporary = out.parent / f".tmp-{out.name}-{owner}-{uuid.uuid4().hex[:8]}"

@@ -35,8 +35,8 @@ def summed_average_precision(
     targets are memberships `(n, C)`; or has the same number, where they are numbers `(n,)`.
 
     Args:
-        queries: `(q, d)`.
-        gallery: `(n, d)`.
+        queries: unit rows `(q, d)`.
+        gallery: unit rows `(n, d)`.
         query_targets: `(q, C)` or `(q,)`.
         gallery_targets: `(n, C)` or `(n,)`.
         left_out: numbers of queries `(q,)` and gallery items `(n,)`: a query's ranking is without the item that has its

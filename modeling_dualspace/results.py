@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from .files import short_digest
+
 FORMAT = 1
 DIRECTIONS = ("audio_to_visual", "visual_to_audio")
 MEASURES = {"map": "MAP", "r_precision": "R-precision", "legacy_prefix_average": "legacy prefix average"}
@@ -36,8 +38,13 @@ def is_hub_id(name: str) -> bool:
 
 def run_folder(model: str) -> Path | None:
     """The run that a model, given by its folder or by that of the run, belongs to."""
-    places = (Path(model), Path(model).resolve().parent)
-    return next((place for place in places if (place / "model" / "config.json").is_file()), None)
+    path = Path(model)
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").exists():
+        return path
+    place = path.resolve()
+    if place.name != "model" or not (place / "config.json").is_file():
+        return None
+    return path.parent if path.name == "model" else place.parent
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,15 @@ class Run:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no YAML: {error}.") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} must hold keys and values, got {type(content).__name__}.")
+        train = content.get("train") if isinstance(content, dict) else None
+        wrong = content if not isinstance(content, dict) else train
+        if not isinstance(wrong, dict | None) or content is None:
+            where = file if wrong is content else f"`train` of {file}"
+            raise ValueError(f"{where} must hold keys and values, got {type(wrong).__name__}.")
+        try:
+            json.dumps(content, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} holds what a result cannot ({error}): write it as text or as a number.") from None
         return content
 
     @cached_property
@@ -72,10 +86,12 @@ class Run:
         if file is None or not file.is_file():
             return []
         entries = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
+                entry = json.loads(line, parse_constant=_no_number)
+            except ValueError:
                 entry = None
             if not isinstance(entry, dict):
                 raise ValueError(f"Line {number} of {file} is no JSON object: was it cut off? Remove that line.")
@@ -99,6 +115,11 @@ class Run:
         return [read_result(file) for file in files]
 
 
+def _no_number(name: str) -> None:
+    """NaN or infinity in a history: what a diverged run writes. No figure can show it, and nothing is there instead."""
+    return None
+
+
 def read_run(model: str) -> Run:
     """The run that a model belongs to, if any."""
     return Run(run_folder(model))
@@ -108,9 +129,16 @@ def result_path(model: str, data: str, config: str | None, split: str) -> Path:
     """Where a result goes unless somebody says otherwise: into the run of the model, or below `results`."""
     run = run_folder(model)
     parts = [Path(data).resolve().name if Path(data).exists() else data, config, split]
-    name = re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)).strip("-.")
-    folder = run / "results" if run else Path("results", Path(model).name)
-    return folder / f"{name}.json"
+    name = _plain("-".join(part for part in parts if part))
+    if _plain(split) != split:  # two slices may look alike then
+        name += "-" + short_digest([split.encode()])[:6]
+    local = Path(model).resolve().name if Path(model).exists() else model
+    return (run / "results" if run else Path("results", _plain(local))) / f"{name}.json"
+
+
+def _plain(name: str) -> str:
+    """A name as a file can have it."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:120]
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -121,8 +149,9 @@ def read_result(path: str | Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} is no JSON: expected a result, as `dualspace evaluate` writes it.") from None
     keys = {"model", "data", "metrics"}
-    if not isinstance(result, dict) or not keys <= result.keys():
-        raise ValueError(f"{path} is no result, as `dualspace evaluate` writes it: it lacks {', '.join(sorted(keys))}.")
+    lacking = ", ".join(sorted(keys - result.keys() if isinstance(result, dict) else keys))
+    if lacking:
+        raise ValueError(f"{path} is no result, as `dualspace evaluate` writes it: it lacks {lacking}.")
     if result.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {result.get('format')}, and this version reads {FORMAT}: evaluate the model again."
@@ -138,7 +167,7 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [
         "",
         f"{result['model']['id']} on {data['id']} ({config.strip()}{' ' if config else ''}{data['split']}{made_up}): "
-        f"{metrics['gallery']:,} clips",
+        f"{_count(metrics['gallery'], 'clip')}",
     ]
     if metrics["map"] is None:
         lines.append("Nobody annotated these clips, so there is no MAP: this is the recall of each query's own pair.")
@@ -178,18 +207,22 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         excluded = metrics[direction].get("excluded_queries")
         if excluded:
             notes.append(
-                f"{excluded:,} queries {direction.replace('_', ' ')} share a class with no item of the gallery; they "
-                "are left out of all means."
+                f"{_count(excluded, 'query').replace('querys', 'queries')} {direction.replace('_', ' ')} without a "
+                "class that any item of the gallery has: left out of all means but that of the own pair."
             )
-    if metrics.get("unlabelled"):
-        notes.append(f"{metrics['unlabelled']:,} clips of unknown class are left out.")
+    if metrics.get("unlabelled") and metrics["map"] is not None:
+        notes.append(f"Left out: {_count(metrics['unlabelled'], 'clip')} of unknown class.")
     if metrics.get("unpaired"):
-        notes.append(f"{metrics['unpaired']:,} clips without a sound or a picture are left out.")
+        notes.append(f"Left out: {_count(metrics['unpaired'], 'clip')} without a sound or a picture.")
     if metrics.get("clipped_cutoffs"):
-        cut = ", ".join(map(str, metrics["clipped_cutoffs"]))
-        notes.append(f"The gallery has {metrics['gallery']:,} clips: the cut-offs {cut} are {metrics['gallery']} here.")
+        size, first = metrics["gallery"], metrics["clipped_cutoffs"][0]
+        notes.append(f"The gallery has {_count(size, 'clip')}: cut-offs from {first:,} on are {size:,} here.")
     times = "" if seconds["training"] is None else f"training {_time(seconds['training'])}, "
     return [*notes, f"Time: {times}embedding {_time(seconds['embedding'])}, scoring {_time(seconds['scoring'])}."]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .average_precision import CHUNK_SCORES, Array, Ranking, as_scores, query_chunks, rank
+from .legacy_prefix_average import prefix_average
 
 CUTOFFS = (1, 5, 10, 20, 50, *range(100, 1001, 100))
 DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}
@@ -199,7 +200,7 @@ def _per_class(precision: np.ndarray, labels: np.ndarray, class_names: Sequence[
 def _measures(ranking: Ranking, cuts: list[int], legacy: bool) -> dict[str, np.ndarray]:
     measures = {name: _at_each(getattr(ranking, method), cuts, ranking) for name, method in _AT.items()}
     measures |= {"average_precision": ranking.average_precision(), "r_precision": ranking.r_precision()}
-    return measures | ({"legacy_prefix_average": ranking.prefix_average()} if legacy else {})
+    return measures | ({"legacy_prefix_average": prefix_average(ranking)} if legacy else {})
 
 
 def _at_each(measure: Callable[[int], np.ndarray], cuts: list[int], ranking: Ranking) -> np.ndarray:
@@ -241,7 +242,7 @@ def as_labels(labels: Array, embeds: Array) -> Array:
         )
     if values.ndim == 1 and values.dtype.kind not in "iu":
         raise ValueError(f"Labels of shape (n,) are classes, whole numbers; got {values.dtype}.")
-    if values.ndim == 2 and (values.shape[1] < 2 or (values > 1).any()):
+    if values.ndim == 2 and (values.shape[1] < 2 or ((values >= 0) & (values != 0) & (values != 1)).any()):
         raise ValueError(
             f"Labels of shape (n, classes) are memberships, 0 and 1, of at least two classes; got {values.shape} with "
             f"values up to {values.max(initial=0)}. Class numbers have the shape (n,): `labels[:, 0]`."

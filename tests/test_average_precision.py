@@ -13,6 +13,7 @@ import torch
 
 from modeling_dualspace import average_precision as kernel
 from modeling_dualspace.average_precision import average_precision, query_chunks, rank
+from modeling_dualspace.legacy_prefix_average import prefix_average
 
 AVE = (10, 9, 17, 17, 6, 6, 10, 18, 18, 18, 16, 6, 17, 8, 13)
 """Test clips by class of the 15 that the paper keeps: 189."""
@@ -33,7 +34,7 @@ def measures(ranking, cuts=None):
     cuts = cuts or range(1, ranking.items + 3)
     at = [ranking.average_precision, ranking.precision, ranking.recall, ranking.hit]
     columns = [ranking.average_precision(), ranking.r_precision()] + [measure(k) for measure in at for k in cuts]
-    return np.stack([*columns, ranking.prefix_average()], axis=1)
+    return np.stack([*columns, prefix_average(ranking)], axis=1)
 
 
 def naive_measures(relevant):
@@ -94,9 +95,7 @@ def test_average_precision_is_that_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     scores, relevant = make_scores(60, 90)
     expected = [metrics.average_precision_score(*row) for row in zip(relevant[1:], scores[1:], strict=True)]
-    found = average_precision(scores, relevant)
-    assert np.isnan(found[0])
-    np.testing.assert_allclose(found[1:], expected, rtol=1e-9)
+    np.testing.assert_allclose(average_precision(scores, relevant), [np.nan, *expected], rtol=1e-9)
 
 
 def test_average_precision_is_that_of_torchmetrics():
@@ -118,8 +117,8 @@ def test_every_measure_is_that_of_ranx():
     ranx = pytest.importorskip("ranx")
     scores, relevant = make_scores(25, 30)
     scores, relevant = scores[1:], relevant[1:]
-    run = {f"q{q}": {f"d{d}": float(score) for d, score in enumerate(row)} for q, row in enumerate(scores)}
-    qrels = {f"q{q}": {f"d{d}": 1 for d in np.flatnonzero(row)} for q, row in enumerate(relevant)}
+    run = {f"q{q:02}": {f"d{d}": float(score) for d, score in enumerate(row)} for q, row in enumerate(scores)}
+    qrels = {f"q{q:02}": {f"d{d}": 1 for d in np.flatnonzero(row)} for q, row in enumerate(relevant)}
     ranking, cuts = rank(scores, relevant), (1, 2, 5, 10, 30)
     found = {"map": ranking.average_precision(), "r-precision": ranking.r_precision()}
     for name, measure in (("recall", ranking.recall), ("precision", ranking.precision), ("hit_rate", ranking.hit)):
@@ -187,10 +186,10 @@ def test_chance_is_what_the_closed_form_says_and_what_published_tables_show():
     np.testing.assert_allclose(alike.average_precision(), expected, rtol=1e-9)
     generator = np.random.default_rng(0)
     random = [rank(generator.standard_normal((189, 189)), relevant) for _ in range(20)]
-    simulated = [[each.average_precision().mean(), each.prefix_average().mean()] for each in random]
+    simulated = [[each.average_precision().mean(), prefix_average(each).mean()] for each in random]
     assert expected.mean() == pytest.approx(0.0998, abs=5e-5)
     np.testing.assert_allclose(np.mean(simulated, axis=0), [expected.mean(), 0.1246], atol=0.003)
-    assert alike.prefix_average().mean() == pytest.approx(0.1246, abs=5e-4)
+    assert prefix_average(alike).mean() == pytest.approx(0.1246, abs=5e-4)
 
 
 # Properties.
@@ -223,14 +222,11 @@ def test_a_ranking_is_perfect_or_as_bad_as_it_gets():
     counts = np.arange(1, 21)
     relevant, scores = np.arange(20) < counts[:, None], np.tile(-np.arange(20.0), (20, 1))
     perfect, reversed_ = rank(scores, relevant), rank(-scores, relevant)
-    for measure in (perfect.average_precision, perfect.r_precision, perfect.prefix_average):
+    for measure in (perfect.average_precision, perfect.r_precision, functools.partial(prefix_average, perfect)):
         np.testing.assert_allclose(measure(), 1, rtol=1e-12)
     worst = [np.mean([i / (20 - count + i) for i in range(1, count + 1)]) for count in counts]
     np.testing.assert_allclose(reversed_.average_precision(), worst, rtol=1e-12)
     np.testing.assert_array_equal(reversed_.hit(5), counts > 15)
-
-
-# Chunks.
 
 
 @pytest.mark.parametrize("queries", [0, 1, 2, 3, 7, 8, 100])
@@ -271,17 +267,16 @@ def test_scores_and_relevance_of_any_type_rank_alike(dtype):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_scores_that_differ_in_half_precision_do_not_tie():
-    scores = np.float16([[1, 1 + 2**-10, 2**-24, 0]])
+@pytest.mark.parametrize("scores", [np.float16([[1, 1 + 2**-10, 2**-24, 0]]), np.array([[2, 3, 1, 0]]) + 2**40])
+def test_scores_that_differ_in_their_own_type_do_not_tie(scores):
     np.testing.assert_allclose(average_precision(scores, np.array([[0, 1, 1, 0]])), [5 / 6], rtol=1e-12)
 
 
 def laid_out(array):
     """The same numbers in other strides, and one that nobody may write to."""
-    padded = np.repeat(np.repeat(array, 2, axis=0), 3, axis=1)
     frozen = array.copy()
     frozen.setflags(write=False)
-    return [array.T.copy().T, padded[::2, ::3], array[::-1, ::-1].copy()[::-1, ::-1], frozen]
+    return [array.T.copy().T, array.repeat(2, axis=0)[::2], array[::-1, ::-1].copy()[::-1, ::-1], frozen]
 
 
 @DEVICES
@@ -324,6 +319,8 @@ def test_scores_that_are_no_numbers_are_refused_by_the_number_of_their_query(nan
             average_precision(given, relevant)
     with pytest.raises(ValueError, match="query 107 hold NaN"):
         rank(scores[10:], relevant[10:], first=100)
+    with pytest.raises(ValueError, match="query 7 hold NaN"):
+        rank(scores[10:], relevant[10:])
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3,)), ((2, 3), (3,)), ((1, 2, 3),) * 2])
@@ -382,9 +379,6 @@ def test_what_runs_on_a_gpu_gives_the_same_numbers(levels):
     host, other, own = rank(scores, relevant), rank_with_torch(scores, relevant), scores.diagonal()
     np.testing.assert_array_equal(measures(other), measures(host))
     np.testing.assert_array_equal(measures(other.only(torch.tensor(own))), measures(host.only(own)))
-
-
-# On its own.
 
 
 def test_the_file_stands_alone_with_numpy():

@@ -1,15 +1,20 @@
-"""Folders that are whole or not there."""
+"""Folders and files that are whole or not there, and fingerprints."""
 
+import hashlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from modeling_dualspace.files import MANIFEST, atomic_folder, short_digest
+from modeling_dualspace.files import MANIFEST, atomic_folder, model_fingerprint, short_digest, write_json
 
 
 def made(out, text="new", **settings):
@@ -127,3 +132,153 @@ def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path):
 def test_a_digest_keeps_its_parts_apart():
     assert short_digest([b"ab", b""]) != short_digest([b"a", b"b"]) != short_digest([b"ab"])
     assert len(short_digest([])) == 16
+
+
+# Files of JSON
+
+
+def test_what_is_written_as_json_is_read_again_and_lies_alone(tmp_path):
+    content = {"map": 0.1 + 0.2, "name": "Töne", "none": None, "list": [1, True]}
+    out = write_json(tmp_path / "deep" / "er" / "a.json", content)
+    assert out == tmp_path / "deep" / "er" / "a.json" and json.loads(out.read_text("utf-8")) == content
+    assert "Töne" in out.read_text("utf-8") and out.read_bytes().endswith(b"}\n")
+    assert [path.name for path in out.parent.iterdir()] == ["a.json"]
+    write_json(str(out), [1])
+    assert json.loads(out.read_text()) == [1] and len(list(out.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [{"map": float("nan")}, [float("inf")], {"when": object()}, {"a": {1, 2}}])
+def test_what_json_cannot_hold_is_refused_before_anything_is_touched(tmp_path, content):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "new" / "a.json", content)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(tmp_path, monkeypatch, error, step):
+    out = write_json(tmp_path / "a.json", "old")
+
+    def fail(self, *arguments):
+        if step == "write_bytes":
+            with open(self, "wb") as file:
+                file.write(b"ha")
+        raise error
+
+    monkeypatch.setattr(Path, step, fail)
+    with pytest.raises(type(error)):
+        write_json(out, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and json.loads(out.read_text()) == "old"
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="out is a folder, and a file will be written: name one in it"):
+        write_json(tmp_path / "out", {})
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real" / "a.json")
+    write_json(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real" / "a.json").read_text()) == "new"
+    assert len(list((tmp_path / "real").iterdir())) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX alone has pipes with names")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # a device is such a thing too: root would lose /dev/null
+    with pytest.raises((ValueError, OSError), match="pipe"):
+        write_json(tmp_path / "pipe", {})
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("below", ["a.json", "deep/a.json"])
+def test_a_file_in_the_way_is_named_as_what_it_is(tmp_path, below):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises((ValueError, NotADirectoryError), match="taken"):
+        write_json(tmp_path / "taken" / below, {})
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_long_name_that_fits_is_no_trouble(tmp_path):
+    assert write_json(tmp_path / f"{'a' * 250}.json", {}).is_file()
+
+
+# Fingerprints of models
+
+
+def weights(feature_spec=None, model_type="toy", **tensors):
+    """A model of these tensors: all that a fingerprint asks for."""
+    config = SimpleNamespace(model_type=model_type, feature_spec=feature_spec)
+    return SimpleNamespace(config=config, state_dict=lambda: tensors)
+
+
+def by_contract(model):
+    """`model_type`, `feature_spec`, then name, dtype, shape and bytes of each tensor, by name."""
+    parts = [model.config.model_type.encode(), str(model.config.feature_spec).encode()]
+    for name in sorted(model.state_dict()):
+        tensor = model.state_dict()[name]
+        content = bytes(tensor.cpu().contiguous().view(-1).view(torch.uint8).tolist())
+        parts += [name.encode(), str(tensor.dtype).encode(), str(tuple(tensor.shape)).encode(), content]
+    whole = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return hashlib.sha256(whole).hexdigest()[:16]
+
+
+def test_a_model_has_the_fingerprint_of_the_contract(fitted):
+    assert model_fingerprint(fitted) == by_contract(fitted)
+    fitted.config.feature_spec = "audio=a@1 visual=v@2"
+    assert model_fingerprint(fitted) == by_contract(fitted)
+
+
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.zeros(2, dtype=torch.int64)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        weights(**TENSORS | {"b": torch.arange(6.0).reshape(2, 3) + torch.eye(2, 3) * 1e-6}),
+        weights(**TENSORS | {"b": torch.arange(6.0).reshape(3, 2)}),
+        weights(**TENSORS | {"b": torch.arange(6.0).reshape(2, 3).double()}),
+        weights(**TENSORS | {"a": torch.zeros(4, dtype=torch.int32)}),
+        weights(a=TENSORS["a"], c=TENSORS["b"]),
+        weights(a=TENSORS["a"]),
+        weights(**TENSORS, c=torch.zeros(0)),
+        weights(**TENSORS, feature_spec="audio=a@1 visual=v@2"),
+        weights(**TENSORS, model_type="dual"),
+    ],
+    ids=["a weight", "shape", "width", "type", "name", "fewer", "an empty one", "features", "kind"],
+)
+def test_a_fingerprint_changes_with_all_that_makes_a_model(other):
+    assert model_fingerprint(other) != model_fingerprint(weights(**TENSORS))
+    assert model_fingerprint(other) == by_contract(other)
+
+
+def test_a_fingerprint_does_not_depend_on_order_strides_or_what_else_a_config_says():
+    known = model_fingerprint(weights(**TENSORS))
+    assert known == model_fingerprint(weights(**dict(sorted(TENSORS.items()))))
+    assert known == model_fingerprint(weights(**TENSORS | {"b": TENSORS["b"].T.contiguous().T}))
+    assert known == model_fingerprint(weights(**TENSORS | {"b": TENSORS["b"].clone().requires_grad_()}))
+    assert known == model_fingerprint(weights(**TENSORS | {"b": torch.cat([TENSORS["b"]] * 2)[2:]}))
+    foreign = weights(**TENSORS)
+    foreign.config = SimpleNamespace(model_type="toy", id2label={0: "dog"})  # without a `feature_spec`
+    assert known == model_fingerprint(foreign)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.bool, torch.uint8, torch.complex64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3)])
+def test_every_type_and_shape_has_a_fingerprint(dtype, shape):
+    one, other = (weights(a=torch.full(shape, value).to(dtype)) for value in (0, 1))
+    assert (model_fingerprint(one) != model_fingerprint(other)) == (0 not in shape)
+
+
+def test_saved_and_loaded_a_model_has_the_same_fingerprint(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    assert model_fingerprint(type(fitted).from_pretrained(tmp_path)) == model_fingerprint(fitted)
+    assert model_fingerprint(fitted.train()) == model_fingerprint(fitted.requires_grad_(False))
+    with torch.no_grad():
+        next(fitted.parameters()).view(-1)[0] += 1e-3
+    assert model_fingerprint(type(fitted).from_pretrained(tmp_path)) != model_fingerprint(fitted)

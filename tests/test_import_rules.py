@@ -20,7 +20,8 @@ RINGS = [
     },
     {
         "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
-        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figures", "files",
+        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figures", "files", 
+        "legacy_prefix_average",
         "metric_space", "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
     },
     {"evaluation", "report", "report_samples", "report_sources"},
