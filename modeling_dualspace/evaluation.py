@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetsError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel
+from yaml import YAMLError
 
 from .arrow_tensors import arrow_view, declared_widths
 from .average_precision import query_chunks
@@ -85,21 +86,31 @@ def check_model(model: Any, name: str) -> None:
 
 def load_split(path: str, config: str | None, split: str) -> Dataset:
     """One split of a data set, by folder or by its id on the Hub."""
+    return _load(path, config, split)
+
+
+def load_splits(path: str, config: str | None) -> dict[str, Dataset]:
+    """All splits of a data set, likewise."""
+    return dict(_load(path, config, None))
+
+
+def _load(path: str, config: str | None, split: str | None) -> Any:
     if not path or not (Path(path).is_dir() or is_hub_id(path)):
         # `datasets` would serve a folder that is gone from its cache.
         what = "is a file" if path and Path(path).is_file() else "is no folder here, and no id of the Hub"
         raise ValueError(
-            f"{path or 'An empty name'} {what}: expected a data set's folder, as the builders of "
-            "dataset_scripts write it, or an id of the Hub like me/vegas-features."
+            f"{path or 'An empty name'} {what}: expected a data set's folder, as the builders of dataset_scripts write "
+            "it, or an id of the Hub like me/vegas-features."
         )
     local = Path(path).is_dir()
     if local and not any(Path(path).iterdir()):
         raise ValueError(f"{path} is empty: expected a data set, as the builders of dataset_scripts write it.")
     try:
         return load_dataset(str(Path(path).resolve()) if local else path, config, split=split)
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, OSError, ValueError, YAMLError) as error:
         text = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"The split {split!r} of {path} cannot be loaded: {text}") from None
+        what = f"The split {split!r} of {path}" if split else path
+        raise ValueError(f"{what} cannot be loaded: {text}") from None
 
 
 @torch.inference_mode()

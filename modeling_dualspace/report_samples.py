@@ -9,10 +9,11 @@ from datasets import Dataset
 
 from .evaluation import embed
 from .feature_dataset import keep_paired, to_tensors
-from .feature_schema import MODALITIES, class_names_of
+from .feature_schema import class_names_of
 from .optional import require
 from .retrieval_scores import DIRECTIONS, is_known, query_scores
 
+PLANES = ("audio inputs", "visual inputs", "embeddings")
 POINTS = 600
 """Clips in a plane: enough to see clusters, few enough to see points."""
 ROWS = 300
@@ -40,14 +41,14 @@ class Sample:
         rows = self.rows(ROWS)
         return self.embeds["audio"][rows] @ self.embeds["visual"][rows].T, self.labels[rows]
 
-    def planes(self) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-        """t-SNE of the inputs of each modality and of the embeddings of both together, and the classes of the clips."""
+    def plane(self, what: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """t-SNE of one of `PLANES`, of the embeddings of both modalities together; and the classes of the clips."""
         rows = self.rows(POINTS)
-        inputs = to_tensors(self.split.select(rows))
-        planes = {f"{name.split('_')[0]} inputs": {name: _plane(inputs[name].numpy())} for name in MODALITIES}
-        both = _plane(np.concatenate([self.embeds[name][rows] for name in ("audio", "visual")]))
-        planes["embeddings"] = {"audio": both[: len(rows)], "visual": both[len(rows) :]}
-        return planes, self.labels[rows]
+        if what == "embeddings":
+            both = _plane(np.concatenate([self.embeds[name][rows] for name in ("audio", "visual")]))
+            return {"audio": both[: len(rows)], "visual": both[len(rows) :]}, self.labels[rows]
+        name = f"{what.split()[0]}_features"
+        return {name: _plane(to_tensors(self.split.select(rows))[name].numpy())}, self.labels[rows]
 
     def extremes(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """The best and the worst queries of each direction by average precision, with what they retrieved."""
@@ -97,6 +98,8 @@ def sample(model: Any, split: Dataset) -> Sample:
     found = embed(model, paired)
     labels = found["labels"].cpu().numpy()
     known = is_known(labels)
+    if not known.any():
+        raise ValueError("the pictures of single clips need clips of known class, and there is none")
     embeds = {name: found[name].float().cpu().numpy()[known] for name in ("audio", "visual")}
     return Sample(paired.select(np.flatnonzero(known)), embeds, labels[known], names)
 
@@ -126,10 +129,14 @@ def _plane(rows: np.ndarray) -> np.ndarray:
     decomposition, manifold = (require(f"sklearn.{name}", extra="report") for name in ("decomposition", "manifold"))
     if len(rows) < 5:
         raise ValueError(f"t-SNE needs at least five clips, and there are {len(rows)}")
-    rows = rows - rows.mean(axis=0)
+    rows = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    if not rows.any():
+        raise ValueError("t-SNE needs clips that differ, and these are all alike")
+    rows /= np.abs(rows).max()  # it ends the process where squares are no numbers any more
     if min(rows.shape) > 50:  # what t-SNE's author does too: its own distances are the costly part
         rows = decomposition.PCA(50, random_state=0).fit_transform(rows)
     perplexity = min(30, (len(rows) - 1) / 3)
+    start = "pca" if rows.shape[1] > 1 else "random"
     # Threads that wait for each other take ten times as long over so few points.
     with require("threadpoolctl", extra="report").threadpool_limits(1):
-        return manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(rows)
+        return manifold.TSNE(2, perplexity=perplexity, init=start, random_state=0).fit_transform(rows)

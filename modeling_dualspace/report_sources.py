@@ -1,8 +1,9 @@
 """What a report is about: runs, results and grids, found under the paths a person names."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,17 @@ class Source:
     def variant(self) -> str | None:
         """Of the dual-subspace model; None where it is something else, or nobody knows."""
         if self.model is None:
-            return (self.run.recipe or {}).get("model", {}).get("variant")
-        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+            recipe = self.run.recipe or next((result["recipe"] for result in self.results if result.get("recipe")), {})
+            return (recipe.get("model") or {}).get("variant")
+        try:
+            config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            raise ValueError(f"{self.model}/config.json is no JSON: save the model again.") from None
         return config.get("variant") if config.get("model_type") == "dualspace" else None
 
     def result(self, key: DataKey) -> Mapping[str, Any] | None:
         """Its evaluation on one split, the newest."""
-        found = [result for result in self.results if key_of(result) == key]
-        return max(found, key=lambda result: result.get("date") or "", default=None)
+        return newest_of(self.results, key)
 
 
 def key_of(result: Mapping[str, Any]) -> DataKey:
@@ -52,24 +56,34 @@ def key_of(result: Mapping[str, Any]) -> DataKey:
     return result["data"]["fingerprint"], result["data"]["split"]
 
 
+def newest_of(results: Iterable[Mapping[str, Any]], key: DataKey) -> Mapping[str, Any] | None:
+    """The newest result of a split."""
+    found = [result for result in results if key_of(result) == key]
+    return max(found, key=lambda result: result.get("date") or "", default=None)
+
+
 def read_sources(paths: Iterable[str | Path]) -> list[Source]:
     """Reads what lies under the paths; raises, naming the path, where nothing of ours does."""
-    sources = [_read(Path(path)) for path in paths]
-    names: dict[str, int] = {}
-    result = []
-    for source in sources:
-        count = names[source.name] = names.get(source.name, 0) + 1
-        name = source.name if count == 1 else f"{source.name} ({count})"
-        result.append(Source(name, source.run, source.results, source.cells))
-    return result
+    named: dict[str, Source] = {}
+    for source in map(_read, map(Path, paths)):
+        folder = source.run.folder
+        same = [other for other in named.values() if folder and other.run.folder and folder.samefile(other.run.folder)]
+        if any(all(result in other.results for result in source.results) for other in same):
+            continue  # it was named before
+        numbers, name = itertools.count(2), source.name
+        while name in named:
+            name = f"{source.name} ({next(numbers)})"
+        named[name] = replace(source, name=name)
+    return list(named.values())
 
 
 def _read(path: Path) -> Source:
     if path.is_file():
         result = read_result(path)
         folder = path.resolve().parent.parent  # of a run, if results/ is where it lies
-        run = Run(folder if path.parent.name == "results" and _is_run(folder) else None)
-        return Source(_name(run, str(result["model"]["id"])), run, [result])
+        run = Run(folder if path.resolve().parent.name == "results" and _is_run(folder) else None)
+        name = (result.get("recipe") or {}).get("name") or _name(run, str(result["model"]["id"]))
+        return Source(str(name), run, [result])
     if path.name == "model" and _is_run(path.parent):
         path = path.parent
     cells = [Run(cell) for cell in sorted(path.glob("cells/*")) if _is_run(cell)]
@@ -88,24 +102,30 @@ def _is_run(folder: Path) -> bool:
 
 
 def _name(run: Run, path: str) -> str:
+    path = str(Path(path).resolve()) if Path(path).exists() else path
     parts = [part for part in Path(path).parts if part not in ("model", ".", "..")]
     return str((run.recipe or {}).get("name") or (parts[-1] if parts else path))
 
 
-def grid_values(cells: Sequence[Run], key: DataKey) -> tuple[dict[tuple[float, float], float], str]:
-    """MAP by (alpha, beta), the mean over further settings and seeds, and what it was measured on.
+def grid_values(cells: Sequence[Run], key: DataKey | None) -> dict[tuple[float, float], float]:
+    """MAP by (alpha, beta), the mean over further settings and seeds.
 
-    On the split of `key` where every cell was scored there, else on validation: a grid may well not have seen test.
+    Args:
+        cells: of the grid.
+        key: the split they were scored on: nothing unless all of them were, as a grid may well not have seen test but
+            for its winner. None is the best MAP on validation.
     """
-    scored = {cell: [result for result in cell.results if key_of(result) == key] for cell in cells}
-    on_split = all(scored.values())
+    if key is not None and not all(newest_of(cell.results, key) for cell in cells):
+        return {}
     found: dict[tuple[float, float], list[float]] = {}
     for cell in cells:
         settings = (cell.recipe or {}).get("model") or {}
-        validations = [(line.get("validation") or {}).get("map") for line in cell.history]
-        values = [result["metrics"]["map"] for result in scored[cell]] if on_split else validations
+        if key is None:
+            values = [(line.get("validation") or {}).get("map") for line in cell.history]
+        else:
+            newest = newest_of(cell.results, key)
+            values = [newest["metrics"]["map"]] if newest else []
         known = [value for value in values if value is not None]
         if {"alpha", "beta"} <= settings.keys() and known:
             found.setdefault((float(settings["alpha"]), float(settings["beta"])), []).append(max(known))
-    means = {pair: sum(values) / len(values) for pair, values in found.items()}
-    return means, f"MAP on {key[1]}" if on_split else "best MAP on validation"
+    return {pair: sum(values) / len(values) for pair, values in found.items()}

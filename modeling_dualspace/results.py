@@ -22,6 +22,19 @@ MEASURES_AT = {
     "recall": "recall@",
     "pair_recall": "own pair within ",
 }
+KNOWN_BY: dict[str, Any] = {
+    "model": {"id": None}, "data": {"fingerprint": None, "split": None}, "metrics": {"map": None},
+}  # fmt: skip
+"""What tells which result it is, and of what."""
+COMPLETE: dict[str, Any] = {
+    "model": dict.fromkeys(("id", "model_type", "fingerprint", "parameters")),
+    "data": dict.fromkeys(("id", "config", "split", "fingerprint", "queries", "classes", "synthetic")),
+    "metrics": {"map": None, "gallery": None} | {direction: {"queries": None} for direction in DIRECTIONS},
+    "seconds": dict.fromkeys(("training", "embedding", "scoring")),
+    "options": dict.fromkeys(("chosen_on", "refit", "legacy_prefix_average")),
+    "environment": {"versions": {"torch": None}, "device": None, "processes": None},
+} | dict.fromkeys(("seed", "recipe", "command", "date"))
+"""What every result has, whatever was asked for."""
 SHOWN = ("1", "10", "100", "1000")
 """The cut-offs a table on a terminal has room for."""
 
@@ -63,11 +76,14 @@ class Run:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no YAML: {error}.") from None
-        train = content.get("train") if isinstance(content, dict) else None
-        wrong = content if not isinstance(content, dict) else train
-        if not isinstance(wrong, dict | None) or content is None:
-            where = file if wrong is content else f"`train` of {file}"
-            raise ValueError(f"{where} must hold keys and values, got {type(wrong).__name__}.")
+        parts = {str(file): content}
+        if isinstance(content, dict):
+            parts |= {
+                f"`{name}` of {file}": content[name] for name in ("train", "model") if content.get(name) is not None
+            }
+        for name, part in parts.items():
+            if not isinstance(part, dict):
+                raise ValueError(f"{name} must hold keys and values, got {type(part).__name__}.")
         try:
             json.dumps(content, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -148,15 +164,32 @@ def read_result(path: str | Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} is no JSON: expected a result, as `dualspace evaluate` writes it.") from None
-    keys = {"model", "data", "metrics"}
-    lacking = ", ".join(sorted(keys - result.keys() if isinstance(result, dict) else keys))
-    if lacking:
-        raise ValueError(f"{path} is no result, as `dualspace evaluate` writes it: it lacks {lacking}.")
+    if not isinstance(result, dict):
+        raise ValueError(f"{path} is no result, as `dualspace evaluate` writes it: got {type(result).__name__}.")
     if result.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {result.get('format')}, and this version reads {FORMAT}: evaluate the model again."
         )
+    check_result(result, path, KNOWN_BY)
     return result
+
+
+def check_result(result: Mapping[str, Any], name: Any, needed: Mapping[str, Any] = COMPLETE) -> None:
+    """Raises, naming what is missing, unless a result has all it needs."""
+    lacking = _missing(result, needed)
+    if lacking:
+        raise ValueError(f"{name} is no result, as `dualspace evaluate` writes it: it lacks {', '.join(lacking)}.")
+
+
+def _missing(result: Mapping[str, Any], needed: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a result must have and has not, by its path."""
+    missing = []
+    for key, parts in needed.items():
+        if key not in result or (parts and not isinstance(result[key], Mapping)):
+            missing.append(prefix + key)
+        elif parts:
+            missing += _missing(result[key], parts, f"{prefix}{key}.")
+    return missing
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -176,7 +209,7 @@ def render(result: Mapping[str, Any]) -> str:
     lines += ["", f"{'':24}  audio->visual  visual->audio    mean"]
     lines += [f"{name:24}  {one:13.4f}  {other:13.4f}  {(one + other) / 2:6.4f}" for name, one, other in _rows(metrics)]
     lines += _class_lines(metrics)
-    return "\n".join([*lines, "", *_notes(result)])
+    return "\n".join([*lines, "", *notes_of(metrics), _times(result["seconds"])])
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -200,15 +233,15 @@ def _class_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    metrics, seconds = result["metrics"], result["seconds"]
+def notes_of(metrics: Mapping[str, Any]) -> list[str]:
+    """What was left out of the figures, one sentence each."""
     notes = []
     for direction in DIRECTIONS:
         excluded = metrics[direction].get("excluded_queries")
         if excluded:
             notes.append(
-                f"{_count(excluded, 'query').replace('querys', 'queries')} {direction.replace('_', ' ')} without a "
-                "class that any item of the gallery has: left out of all means but that of the own pair."
+                f"{excluded:,} {'query' if excluded == 1 else 'queries'} {direction.replace('_', ' ')} without a class "
+                "that any item of the gallery has: left out of all means but that of the own pair."
             )
     if metrics.get("unlabelled") and metrics["map"] is not None:
         notes.append(f"Left out: {_count(metrics['unlabelled'], 'clip')} of unknown class.")
@@ -217,13 +250,21 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if metrics.get("clipped_cutoffs"):
         size, first = metrics["gallery"], metrics["clipped_cutoffs"][0]
         notes.append(f"The gallery has {_count(size, 'clip')}: cut-offs from {first:,} on are {size:,} here.")
-    times = "" if seconds["training"] is None else f"training {_time(seconds['training'])}, "
-    return [*notes, f"Time: {times}embedding {_time(seconds['embedding'])}, scoring {_time(seconds['scoring'])}."]
+    return notes
+
+
+def _times(seconds: Mapping[str, float | None]) -> str:
+    known = [
+        f"{what} {_time(seconds[what])}" for what in ("training", "embedding", "scoring") if seconds[what] is not None
+    ]
+    return f"Time: {', '.join(known)}."
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+def _time(seconds: Any) -> str:
+    if seconds >= 90:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.1f} s" if seconds >= 9.95 else f"{seconds:.2f} s"

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from modeling_dualspace import figures
-from modeling_dualspace.figures import DARK, LIGHT, to_png, to_svg
+from modeling_dualspace.figure_style import DARK, LIGHT, PAPER, to_png, to_svg
 
 PLAIN = ["dog", "drum", "baby cry or infant cry"]
 MARKED = ["a $x^2$ and $", '<b>bold</b> & "quoted"', "it's <!-- not --> &amp;"]
@@ -265,7 +265,7 @@ def test_series_stay_apart_for_every_eye(colours, eye):
 def test_series_and_words_stand_out_from_what_is_behind_them():
     for colours, background in ((LIGHT, "#ffffff"), (DARK, "#14171c")):
         assert {each: contrast(each, background) for each in colours if contrast(each, background) < 3} == {}
-    assert contrast(figures.PAPER.text, "#ffffff") > 7 and contrast(figures.PAPER.muted, "#ffffff") > 4.5
+    assert contrast(PAPER.text, "#ffffff") > 7 and contrast(PAPER.muted, "#ffffff") > 4.5
     values = {(float(a), float(b)): a * 5 + b for a in range(5) for b in range(5)}
     axes = laid_out(partial(figures.alpha_beta, values=values, measure="MAP")).axes[0]
     image = axes.images[0]

@@ -20,9 +20,9 @@ RINGS = [
     },
     {
         "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
-        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figures", "files", 
-        "legacy_prefix_average",
-        "metric_space", "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
+        "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figure_style",
+        "figures", "files", "legacy_prefix_average", "metric_space",
+        "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
     },
     {"evaluation", "report", "report_samples", "report_sources"},
     {"__init__", "__main__", "cli", "demo"},

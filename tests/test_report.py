@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 
@@ -22,8 +21,7 @@ from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import Description, feature_columns
 from modeling_dualspace.report_samples import Sample, class_counts
 
-CLASSES = ["dog", "drum $x$", '<b>fire</b> & "works"']
-NAME = '<i>dual</i> & "co" </svg>'
+CLASSES, NAME = ["dog", "drum $x$", '<b>fire</b> & "works"'], '<i>dual</i> & "co" </svg>'
 SIZES = {"train": 30, "validation": 6, "test": 18}
 NUMBERS = ["class-map", "loss", "precision-scope"]
 COUNTED = [*NUMBERS, "clips-per-class"]
@@ -50,14 +48,14 @@ def write_data(folder, change=dict, sizes=SIZES, **settings):
 
 def write_run(folder, data, name=None, variant="dual", alpha=0.1, beta=0.01):
     """A run with a tiny fitted model, the history of a training, and a result."""
-    batch = {name: torch.from_numpy(column).float() for name, column in list(clips("train", 60).items())[1:3]}
+    batch = {key: torch.from_numpy(column).float() for key, column in list(clips("train", 60).items())[1:3]}
     sizes = {"audio_dim": 6, "visual_dim": 8, "num_labels": 3, "embed_dim": 4, "explicit_dim": 4}
     model = DualSubspaceModel(DualSubspaceConfig(**sizes, audio_hidden=[8], visual_hidden=[8], variant=variant)).eval()
     model.prepare([batch])
     model.finish([batch | {"labels": torch.arange(60) % 3}])
     model.save_pretrained(folder / "model")
     recipe = {"name": name or folder.name, "model": {"variant": variant, "alpha": alpha, "beta": beta}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # which is YAML
     lines = [{"epoch": t, "loss": 3 - t, "terms": {"correlation": -t}, "validation": {"map": 0.1 * t}} for t in (1, 2)]
     (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert main(["evaluate", str(folder), str(data), "--out", str(folder / "results" / "test.json")]) == 0
@@ -73,8 +71,7 @@ def toys(tmp_path_factory):
     write_run(root / "explicit", data, variant="explicit")
     for alpha, beta in ((0.1, 0.01), (0.1, 1), (1, 0.01), (1, 1)):
         write_run(root / "grid" / "cells" / f"{alpha}-{beta}", data, alpha=alpha, beta=beta)
-    runs = [str(root / name) for name in ("dual", "explicit", "grid")]
-    assert main(["report", *runs, "--out", str(root / "page.html")]) == 0
+    report.write_report([root / "dual", root / "explicit", root / "grid"], root / "page.html")
     return root
 
 
@@ -87,26 +84,25 @@ def run(toys, tmp_path):
 @pytest.fixture
 def sketched(monkeypatch):
     """Figures and planes are not drawn: what is left out, and why, is known without."""
+    monkeypatch.setattr(report, "to_svg", lambda draw, prefix, label: "<svg></svg>")
+    monkeypatch.setattr(report, "to_png", lambda draw: b"")
     plane = report_samples._plane
-    monkeypatch.setattr(report.figures, "to_svg", lambda draw, prefix, label: "<svg></svg>")
-    monkeypatch.setattr(report.figures, "to_png", lambda draw: b"")
     monkeypatch.setattr(report_samples, "_plane", lambda rows: plane(rows) if len(rows) < 5 else rows[:, :2])
 
 
 def change(run, **parts):
     """Other values in parts of the result of a run."""
-    (file,) = (run / "results").iterdir()
-    result = json.loads(file.read_text())
-    file.write_text(json.dumps(result | {name: result[name] | values for name, values in parts.items()}))
+    result = json.loads((run / "results" / "test.json").read_text())
+    result |= {name: result[name] | values for name, values in parts.items()}
+    (run / "results" / "test.json").write_text(json.dumps(result))
 
 
 def report_on(*runs, **options):
     """A page about runs: of what kinds its figures are, its words, and what it leaves out."""
     out = Path(runs[0]).parent / "out.html"
-    written = report.write_report(runs, out, **options)
-    tags, text = read(out)
-    shown = [re.split(r"-(?:audio-to|visual-to|test|\d)", found["id"])[0] for tag, found in tags if tag == "figure"]
-    return shown, text, written["left_out"]
+    left_out, (tags, text) = report.write_report(runs, out, **options)["left_out"], read(out)
+    ids = [found["id"] for tag, found in tags if tag == "figure"]
+    return [re.split(r"-(?:audio-to|visual-to|test|\d)", each)[0] for each in ids], text, left_out
 
 
 def read(file):
@@ -117,7 +113,6 @@ def read(file):
     parser.handle_endtag = lambda tag: closed.append((opened.pop(), tag))
     parser.handle_data = words.append
     parser.feed(re.sub("<(meta|link|br)\\b([^>]*)>", r"<\1\2/>", file.read_text()))
-    parser.close()
     assert opened == [] and all(start == end for start, end in closed)
     return tags, " ".join("".join(words).split())
 
@@ -125,19 +120,17 @@ def read(file):
 def test_the_page_holds_every_figure_and_the_folder_beside_it_each_as_png(toys):
     tags, text = read(toys / "page.html")
     shown = [found["id"] for tag, found in tags if tag == "figure"]
-    files = {file.stem: Image.open(file).convert("L") for file in (toys / "page-figures").iterdir()}
+    files = {file.stem: Image.open(file).convert("L") for file in (toys / "page-figures").glob("*.png")}
     assert sorted(files) == sorted(shown) and sum(tag == "svg" for tag, _ in tags) == len(shown) == 11
     kinds = [f"{kind}-{way}" for kind in ("precision-scope", "class-map") for way in ("audio-to-v", "visual-to-a")]
     kinds += ["clips-per-class", "alpha-beta", "loss", "similarity", "tsne-audio", "tsne-visual", "tsne-embeddings"]
-    assert [kind for kind in kinds if not any(name.startswith(kind) for name in shown)] == []
+    assert all(any(name.startswith(kind) for name in shown) for kind in kinds), shown
     assert all(image.size[0] > 400 and np.asarray(image).std() > 5 for image in files.values())
-    names = [found["id"] for _, found in tags if "id" in found]
-    assert len(set(names)) == len(names) and "Left out" not in text and "18 clips, 3 classes" in text
+    assert "Left out" not in text and "18 clips, 3 classes" in text
     for name, folder in ((NAME, "dual"), ("explicit", "explicit")):  # the table shows what was measured
         metrics = json.loads((toys / folder / "results" / "test.json").read_text())["metrics"]
         maps = (metrics["audio_to_visual"]["map"], metrics["visual_to_audio"]["map"], metrics["map"])
-        row = name + "".join(f"{value:.4f}" for value in maps)
-        assert row.replace(" ", "") in text.replace(" ", "")
+        assert re.search(r"\s*".join([re.escape(name), *(f"{value:.4f}" for value in maps)]), text)
 
 
 def test_the_page_needs_nothing_but_itself_and_names_are_words_in_it(toys):
@@ -146,8 +139,8 @@ def test_the_page_needs_nothing_but_itself_and_names_are_words_in_it(toys):
     assert all(link.startswith(("#", "data:")) for link in links) and not re.search("@import|url\\((?!#)", text)
     assert [found for tag, found in tags if tag == "link"] == [{"rel": "icon", "href": "data:,"}]
     assert not {"script", "iframe", "img", "object", "b", "i", "u", "me"} & {tag for tag, _ in tags}
-    for name in (NAME, *CLASSES, "test/<u>0", "dualspace evaluate ", f"Diamonds: the mean of {NAME}, explicit."):
-        assert name in text, name
+    said = (NAME, *CLASSES, "test/<u>0", "toy<u>data", f"Diamonds: the mean of {NAME}, explicit.")
+    assert [name for name in said if name not in text] == []
 
 
 MEASURE = """<meta charset="utf-8"><iframe src="page.html" style="width:400px;height:900px;border:0"></iframe>
@@ -163,13 +156,12 @@ onload = () => document.querySelector("pre").textContent = found();</script>"""
 def test_a_browser_shows_every_figure_on_any_screen_and_has_nothing_to_complain_of(toys, tmp_path, needs_tool):
     (toys / "measure.html").write_text(MEASURE)
     flags = "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files --dump-dom"
-    command = [needs_tool("chromium"), *flags.split(), "--enable-logging=stderr", "--v=0", "--window-size=1400,1000"]
-    command += [f"--user-data-dir={tmp_path}", f"file://{toys}/measure.html"]
+    flags += f" --enable-logging=stderr --v=0 --window-size=1400,1000 --user-data-dir={tmp_path}"
+    command = [needs_tool("chromium"), *flags.split(), f"file://{toys}/measure.html"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr
     for page, width in zip(json.loads(re.search("<pre>(.*?)</pre>", done.stdout)[1]), (400, 1280), strict=True):
         assert page["width"] <= width and page["loaded"] == [] and len(page["boxes"]) == 11
-        assert all(across > 250 and down > 100 for across, down in page["boxes"])
+        assert all(across > 250 and down > 100 for across, down in page["boxes"]) and "CONSOLE" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,14 +169,13 @@ def test_a_browser_shows_every_figure_on_any_screen_and_has_nothing_to_complain_
     [
         (lambda run: change(run, data={"id": "gone/away/x"}), NUMBERS, "gone/away/x.*; --data says where it is"),
         (lambda run: change(run, data={"fingerprint": "0" * 16}), NUMBERS, "is not the one that was scored"),
-        (lambda run: change(run, data={"id": str(run / "model")}), NUMBERS, "model"),
         (lambda run: change(run, model={"fingerprint": "0" * 16}), COUNTED, "has changed since it was evaluated"),
         (lambda run: shutil.rmtree(run / "model"), COUNTED, "none of the runs has its model"),
         (lambda run: (run / "model" / "model.safetensors").write_bytes(b"0" * 99), COUNTED, "weights"),
         (lambda run: (run / "model" / "config.json").write_text(STRANGER), COUNTED, "without get_audio_embeds"),
         (lambda run: shutil.rmtree(run / "results"), ["loss"], "has no result: `dualspace evaluate` makes one"),
     ],
-    ids="data gone,other data,no data,other weights,no model,half a model,a stranger,no result".split(","),
+    ids="data gone,other data,other weights,no model,half a model,a stranger,no result".split(","),
 )
 def test_what_is_not_there_or_not_the_same_is_left_out_with_a_sentence(run, sketched, spoil, kinds, why):
     spoil(run)
@@ -200,7 +191,7 @@ def test_what_is_not_there_or_not_the_same_is_left_out_with_a_sentence(run, sket
          {"features": feature_columns(6, 8, CLASSES, multi_label=True), "class_names": CLASSES}, COUNTED, "`label`"),
         (lambda clips: clips | {"label": clips["label"] - 9 * ("test" in clips["clip_id"][0])}, {},
          ["loss", "clips-per-class"], "class|label"),
-        (dict, {"sizes": SIZES | {"test": 4}}, [*COUNTED, "similarity"], "t-SNE needs at least five clips"),
+        (dict, {"sizes": SIZES | {"test": 4}}, [*COUNTED, "similarity", "tsne-embeddings"], "t-SNE needs at least five clips"),
     ],
 )  # fmt: skip
 def test_what_the_clips_do_not_allow_is_left_out_with_a_sentence(tmp_path, sketched, change, data, kinds, why):
@@ -211,8 +202,8 @@ def test_what_the_clips_do_not_allow_is_left_out_with_a_sentence(tmp_path, sketc
 
 def test_clips_that_were_not_scored_are_counted_on_the_page(tmp_path, sketched):
     def holes(clips):
-        known = np.where(np.arange(len(clips["label"])) < 3, -1, clips["label"])
-        return clips | {"label": known, "audio_features": [*clips["audio_features"][:-1], None]}
+        unknown = clips["label"] - 9 * (np.arange(len(clips["label"])) < 3)
+        return clips | {"label": unknown, "audio_features": [*clips["audio_features"][:-1], None]}
 
     text = report_on(write_run(tmp_path / "run", write_data(tmp_path / "data", holes)))[1]
     assert "14 clips" in text and "3 clips of unknown class" in text and "1 clip without a sound" in text
@@ -228,8 +219,8 @@ def test_clips_that_are_all_alike_have_no_plane(monkeypatch):
     ("spoil", "out", "message"),
     [
         (lambda run: (run / "history.jsonl").write_text("{"), "o.html", r"Line 1 of .*history\.jsonl is no JSON"),
-        (lambda run: change(run, metrics={"audio_to_visual": {}}), "o.html", r"test\.json"),
-        (lambda run: change(run, environment={"versions": {}}), "o.html", r"test\.json"),
+        (lambda run: change(run, metrics={"audio_to_visual": {}}), "o.html", "it lacks metrics.audio_to_visual"),
+        (lambda run: change(run, environment={"versions": {}}), "o.html", "on test .* it lacks environment.versions"),
         (lambda run: [shutil.rmtree(run / "results"), (run / "history.jsonl").unlink()], "o.html", "nothing to show"),
         (lambda run: None, "o.pdf", r"o\.pdf does not end in \.html"),
         (lambda run: (run.parent / "o.html").mkdir(), "o.html", "is a folder"),
@@ -248,7 +239,7 @@ def test_what_makes_no_report_is_one_sentence_before_anything_is_done(run, sketc
 def test_each_data_set_has_its_own_figures_and_is_found_wherever_it_is(toys, run, tmp_path, sketched):
     other = write_run(tmp_path / "other", write_data(tmp_path / "other-data", sizes=SIZES | {"test": 15}))
     kinds, _, left_out = report_on(run, other, toys / "grid")
-    assert (kinds.count("similarity"), left_out) == (2, [])
+    assert kinds.count("similarity") == 2 and left_out == []
     change(run, data={"id": "gone/away"})
     assert len(report_on(run, other)[2]) == 1
     assert report_on(run, other, data=str(toys / "toy<u>data"))[2] == []  # nor is the other lost
@@ -267,12 +258,12 @@ def test_a_grid_alone_is_a_surface_and_no_cell_of_it_poses_as_the_grid(toys, tmp
 
 def test_the_command_names_its_files_in_json_and_writes_over_a_former_report(run, tmp_path, capsys, sketched):
     out = tmp_path / "deep" / "page.html"
-    for left_out in (0, 1):
+    for left_out in (0, 1):  # the second time its model is gone
         assert main(["report", str(run), "--out", str(out), "--json"]) == 0
         written = json.loads(capsys.readouterr().out)
         assert written["report"] == str(out) and len(written["left_out"]) == left_out
         assert all(Path(file).is_file() for file in written["figures"]) and f"--out {out}" in read(out)[1]
-        assert not list(out.parent.rglob(".*"))
+        assert not list(out.parent.rglob(".tmp*"))
         shutil.rmtree(run / "model", ignore_errors=True)
 
 
@@ -281,7 +272,7 @@ def test_a_choice_of_clips_keeps_the_shares_of_the_classes_and_is_the_same_every
     chosen, again = (Sample(None, {}, labels, CLASSES).rows(200) for _ in range(2))
     assert len(set(chosen)) == 200 and (chosen == again).all() and (np.diff(labels[chosen]) >= 0).all()
     assert np.abs(np.bincount(labels[chosen]) / 200 - [0.6, 0.3, 0.1]).max() < 0.06
-    assert sorted(Sample(None, {}, labels, CLASSES).rows(5000)) == list(range(1000))
+    assert sorted(Sample(None, {}, labels, CLASSES).rows(5000)) == list(range(1000))  # no more than there are
 
 
 def test_the_best_and_the_worst_queries_are_those_by_average_precision():
@@ -300,8 +291,8 @@ def test_the_best_and_the_worst_queries_are_those_by_average_precision():
 
 
 def test_clips_are_counted_by_class_whatever_they_are_labelled_with():
-    one = Dataset.from_dict({"label": [0, 2, None, 2, -1]}, Features({"label": ClassLabel(names=CLASSES)}))
-    assert class_counts({"train": one}) == {"train": dict(zip(CLASSES, (1, 0, 2), strict=True))}
+    one = Dataset.from_dict({"label": [0, 1, None, 1, -1]}, Features({"label": ClassLabel(names=["a", "b", "c"])}))
+    assert class_counts({"train": one}) == {"train": {"a": 1, "b": 2, "c": 0}}
     several = Dataset.from_dict({"labels": [[1.0, 1.0], [0.0, 1.0], [float("nan")] * 2]})
     several.info.description = str(Description("0" * 16, "a", "v", False, ("a", "b")))
     assert class_counts({"test": several}) == {"test": {"a": 1, "b": 2}}

@@ -177,7 +177,7 @@ def test_results_of_a_run_come_by_name_and_a_broken_one_is_named(tmp_path):
         ('{"format": 1', "is no JSON"),
         (b"\xff", "is no JSON"),
         ("[]", "is no result"),
-        ('{"format": 1, "model": {}, "data": {}}', "is no result, as .*: it lacks metrics\\."),
+        ('{"format": 1, "model": {}, "data": {}}', "is no result, as .*: it lacks .*data.fingerprint.*metrics\\."),
         ('{"format": 2, "model": {}, "data": {}, "metrics": {}}', "has format 2, and this version reads 1"),
         ('{"model": {}, "data": {}, "metrics": {}}', "has format None"),
     ],
@@ -202,7 +202,15 @@ def direction(first):
 RESULT = {
     "format": 1,
     "model": {"id": "me/dualspace", "model_type": "dualspace", "fingerprint": "0" * 16, "parameters": 7},
-    "data": {"id": "toy", "config": "default", "split": "test", "queries": 1200, "classes": 2, "synthetic": False},
+    "data": {
+        "id": "toy",
+        "config": "default",
+        "split": "test",
+        "fingerprint": "f" * 16,
+        "queries": 1200,
+        "classes": 2,
+        "synthetic": False,
+    },
     "metrics": {
         "map": 0.5,
         "audio_to_visual": direction(0.4),
@@ -236,7 +244,7 @@ def test_a_table_has_both_directions_their_mean_and_every_class():
     for name in ("MAP@10", "precision@10", "recall@10", "hit@10", "own pair within 10"):
         assert row(text, name) == ["0.5000", "0.5000", "0.5000"]
     assert row(text, "dog") == ["0.7500", "0.7500", "1,200"] and row(text, "drum") == ["-", "-", "0"]
-    assert text.endswith("\nTime: embedding 1.2 s, scoring 3.3 min.")
+    assert text.endswith("\nTime: embedding 1.25 s, scoring 3.3 min.")
     assert not any(word in text for word in ("left out", "cut-off", "legacy", "SYNTHETIC", "training", "@5 "))
 
 
