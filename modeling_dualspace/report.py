@@ -70,10 +70,15 @@ class Section:
         return {source.name: result for source in self.sources if (result := source.result(self.key))}
 
     @property
-    def notes(self) -> dict[str, list[str]]:
-        """By the name of the source: what was left out of its figures."""
-        notes = {name: notes_of(result["metrics"]) for name, result in self.results.items()}
-        return {name: lines for name, lines in notes.items() if lines}
+    def notes(self) -> list[str]:
+        """What was left out of the figures, and of whose unless of all."""
+        said: dict[str, list[str]] = {}
+        for name, result in self.results.items():
+            for line in notes_of(result["metrics"]):
+                said.setdefault(line, []).append(name)
+        return [
+            line if len(names) == len(self.results) else f"{', '.join(names)}: {line}" for line, names in said.items()
+        ]
 
 
 def write_report(

@@ -191,7 +191,8 @@ def test_what_is_not_there_or_not_the_same_is_left_out_with_a_sentence(run, sket
          {"features": feature_columns(6, 8, CLASSES, multi_label=True), "class_names": CLASSES}, COUNTED, "`label`"),
         (lambda clips: clips | {"label": clips["label"] - 9 * ("test" in clips["clip_id"][0])}, {},
          ["loss", "clips-per-class"], "class|label"),
-        (dict, {"sizes": SIZES | {"test": 4}}, [*COUNTED, "similarity", "tsne-embeddings"], "t-SNE needs at least five clips"),
+        (dict, {"sizes": SIZES | {"test": 4}}, [*COUNTED, "similarity", "tsne-embeddings"],
+         "t-SNE needs at least five clips"),
     ],
 )  # fmt: skip
 def test_what_the_clips_do_not_allow_is_left_out_with_a_sentence(tmp_path, sketched, change, data, kinds, why):
