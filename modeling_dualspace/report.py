@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -13,35 +13,18 @@ from datasets import Dataset
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from . import figures
-from .evaluation import load_model, load_split, load_splits
 from .feature_dataset import dataset_fingerprint
 from .feature_schema import Description, in_order
-from .figure_style import DARK, LIGHT, Style, to_png, to_svg
+from .figure_style import DARK, LIGHT, to_png, to_svg
 from .files import atomic_folder, check_file, model_fingerprint, write_file
+from .loading import load_model, load_split, load_splits
+from .report_pictures import WORDS, Picture, grid_pictures, result_pictures, training_pictures, validation_grids
 from .report_samples import PLANES, Sample, class_counts, sample
-from .report_sources import DataKey, Source, grid_values, key_of, read_sources
+from .report_sources import DataKey, Source, key_of, read_sources
 from .results import check_result, is_hub_id, notes_of
 from .retrieval_scores import DIRECTIONS
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
-WORDS = {"audio_to_visual": "sound finds video", "visual_to_audio": "video finds sound"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page, and of its folder.
-
-    Args:
-        name: of its file.
-        title: above it.
-        caption: below it: what it shows, and what to see in it.
-        draw: makes it, in one style or another.
-    """
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[Style], Any]
 
 
 @dataclass
@@ -98,7 +81,7 @@ def write_report(
     sources = read_sources(paths)
     numbers = {source.name: number for number, source in enumerate(sources)}
     keys = _keys(sources)
-    training = [*_training_pictures(sources, numbers), *_validation_grids(sources, keys)]
+    training = [*training_pictures(sources, numbers), *validation_grids(sources, keys)]
     for result in _all_results(sources):
         check_result(result, f"The result of {result['model']['id']} on {result['data']['split']}")
     if not keys and not training:
@@ -153,7 +136,7 @@ def _section(
     found = next(result["data"] for result in _all_results(sources) if key_of(result) == key)
     section = Section(key, scored, found)
     tail = re.sub(r"[^\w-]+", "-", f"{key[1]}-{key[0][:4]}").strip("-")  # in names of files
-    section.pictures += [*_result_pictures(section, numbers, tail), *_grid_pictures(section, sources, numbers, tail)]
+    section.pictures += [*result_pictures(scored, key, numbers, tail), *grid_pictures(sources, key, numbers, tail)]
     what = f"{found['id']}, {key[1]}"
     try:
         splits, split = _load(found, key, [*([data] if data else []), *_places(sources, key)])
@@ -171,93 +154,6 @@ def _section(
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             left_out.append(f"{what}: every picture of single clips: {_short(error)}")
     return section
-
-
-def _result_pictures(section: Section, numbers: Mapping[str, int], tail: str) -> Iterator[Picture]:
-    """What the numbers of the results alone show."""
-    results = {name: result for name, result in section.results.items() if result["metrics"]["map"] is not None}
-    if not results:
-        return
-    first = next(iter(results))
-    variants = {source.name: source.variant for source in section.sources if source.name in results}
-    several = [name for name, variant in variants.items() if variant]
-    over = several if len({variants[name] for name in several}) > 1 else list(results)
-    for direction in DIRECTIONS:
-        curves = {name: result["metrics"][direction]["precision_scope"] for name, result in results.items()}
-        yield Picture(
-            f"precision-scope-{direction.replace('_', '-')}-{tail}", f"Precision by scope: {WORDS[direction]}",
-            "The share of relevant items among the first K, averaged over the queries.",
-            partial(figures.precision_scope, curves=curves, numbers=numbers),
-        )  # fmt: skip
-    for direction in DIRECTIONS:
-        per_class = {name: _class_maps(result, direction) for name, result in results.items()}
-        classes = list(per_class[first])
-        means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over[1:] else None
-        what = f"mean of {', '.join(over) if len(over) < 5 else f'{len(over)} models'}"
-        yield Picture(
-            f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
-            f"Bars: {first}." + (f" Diamonds: the {what}." if means else ""),
-            partial(figures.class_precision, name=first, values=per_class[first], others=what, means=means),
-        )  # fmt: skip
-
-
-def _class_maps(result: Mapping[str, Any], direction: str) -> dict[str, float]:
-    rows = result["metrics"][direction]["per_class"]
-    return {name: row["map"] for name, row in rows.items() if row["map"] is not None}
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def _grid_pictures(
-    section: Section, sources: Sequence[Source], numbers: Mapping[str, int], tail: str
-) -> Iterator[Picture]:
-    """The surfaces of grids whose cells were scored on this split, against the best of the rivals."""
-    rivals = {
-        name: result["metrics"]["map"] for name, result in section.results.items()
-        if result["model"]["model_type"] != "dualspace" and result["metrics"]["map"] is not None
-    }  # fmt: skip
-    plane = max(rivals.items(), key=lambda rival: rival[1]) if rivals else None
-    for source in sources:
-        values = grid_values(source.cells, section.key)
-        if values:
-            yield _surface(f"{tail}-{numbers[source.name] + 1}", source, values, f"MAP on {section.key[1]}", plane)
-
-
-def _validation_grids(sources: Sequence[Source], keys: Sequence[DataKey]) -> Iterator[Picture]:
-    """The surfaces of grids that were not scored as a whole on any split."""
-    for number, source in enumerate(sources, start=1):
-        values = grid_values(source.cells, None)
-        if values and not any(grid_values(source.cells, key) for key in keys):
-            yield _surface(str(number), source, values, "best MAP on validation", None)
-
-
-def _surface(name: str, source: Source, values: Any, measure: str, plane: tuple[str, float] | None) -> Picture:
-    framed = f" What beats {plane[0]} is framed." if plane else ""
-    return Picture(
-        f"alpha-beta-{name}", f"MAP over alpha and beta: {source.name}",
-        f"{measure}, the mean over the cells of each pair.{framed}",
-        partial(figures.alpha_beta, values=values, measure=measure, plane=plane),
-    )  # fmt: skip
-
-
-def _training_pictures(sources: Sequence[Source], numbers: Mapping[str, int]) -> Iterator[Picture]:
-    """Runs with the same data and the same loss terms in one figure, four at most."""
-    groups: dict[tuple[str, frozenset[str]], dict[str, list[dict[str, Any]]]] = {}
-    for source in sources:
-        history = [{"terms": {}, **line} for line in source.run.history if "epoch" in line]
-        if history:
-            data = str((source.run.recipe or {}).get("data"))
-            groups.setdefault((data, frozenset(history[0]["terms"])), {})[source.name] = history
-    fours = [list(runs.items())[start : start + 4] for runs in groups.values() for start in range(0, len(runs), 4)]
-    for number, histories in enumerate(map(dict, fours)):
-        yield Picture(
-            f"loss-{number + 1}", f"Training: {', '.join(histories)}",
-            "Each loss term before its weight, their weighted sum, and the MAP on validation, by epoch.",
-            partial(figures.loss_terms, histories=histories, numbers=numbers),
-        )  # fmt: skip
 
 
 def _places(sources: Sequence[Source], key: DataKey) -> list[str]:

@@ -11,10 +11,11 @@ from datasets import Dataset, load_dataset
 from torch import nn
 
 from modeling_dualspace.data_card import DataCard
-from modeling_dualspace.evaluation import check_fit, embed, evaluate, evaluate_model, load_model, load_split
+from modeling_dualspace.evaluation import embed, evaluate, evaluate_model
 from modeling_dualspace.feature_dataset import dataset_fingerprint, keep_paired, write_dataset
 from modeling_dualspace.feature_parts import FeatureSource
 from modeling_dualspace.feature_schema import feature_columns
+from modeling_dualspace.loading import check_fit, load_model, load_split
 
 NAMES = ["dog", "drum", "fireworks"]
 DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}

@@ -24,7 +24,7 @@ RINGS = [
         "figures", "files", "legacy_prefix_average", "metric_space",
         "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
     },
-    {"evaluation", "report", "report_samples", "report_sources"},
+    {"evaluation", "loading", "report", "report_pictures", "report_samples", "report_sources"},
     {"__init__", "__main__", "cli", "demo"},
 ]  # fmt: skip
 RING = {room: number for number, rooms in enumerate(RINGS) for room in rooms}

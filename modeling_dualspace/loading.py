@@ -1,0 +1,113 @@
+"""What a person names, by its folder or by its id on the Hub: a model that embeds both modalities, a data set."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModel
+from yaml import YAMLError
+
+from .arrow_tensors import arrow_view, declared_widths
+from .feature_schema import MODALITIES, Description
+from .results import is_hub_id, model_folder
+
+
+def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """A model that embeds both modalities: a folder of `save_pretrained`, a run folder, or an id of the Hub."""
+    folder = model_folder(path) if path else None
+    if folder is None and not is_hub_id(path):
+        raise ValueError(
+            f"{path or 'An empty name'} holds no model: expected a folder that `save_pretrained` wrote (with "
+            "config.json), a run folder with model/ in it, or an id of the Hub like me/dualspace-vegas. (MODEL comes "
+            "first, then DATA.)"
+        )
+    try:
+        model, found = AutoModel.from_pretrained(
+            folder or path, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {folder or path} cannot be read ({error}): copy them again.") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(_why_not_loaded(path, folder, error)) from None
+    check_model(model, path)
+    if found["missing_keys"]:
+        names = ", ".join(sorted(found["missing_keys"])[:3])
+        raise ValueError(f"{folder or path} lacks {len(found['missing_keys'])} weights ({names} ...): save it again.")
+    if not getattr(model, "fitted", True):
+        raise ValueError(
+            f"The model in {folder or path} is not fitted yet, so it has no common space: call "
+            "`model.finish(batches)` with the training batches, and save it again."
+        )
+    return model.eval()
+
+
+def _why_not_loaded(path: str, folder: Path | None, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"{path} brings code of its own: look at it, and pass --trust-remote-code if you trust it."
+    if "size" in text and "mismatch" in text:
+        return f"The weights in {folder or path} are of other sizes than its config.json says: save it again."
+    if folder is None:
+        return f"{path} is no folder here, and could not be had from the Hub as a model: {text}"
+    return f"{folder}: {text}"
+
+
+def check_model(model: Any, name: str) -> None:
+    """Raises unless it can embed both modalities."""
+    missing = [method for method in ("get_audio_embeds", "get_visual_embeds") if not hasattr(model, method)]
+    if missing:
+        raise TypeError(
+            f"{name} is a {type(model).__name__} without {' and '.join(missing)}, so it cannot be evaluated: expected "
+            "a model like DualSubspaceModel, with both."
+        )
+
+
+def load_split(path: str, config: str | None, split: str) -> Dataset:
+    """One split of a data set, by folder or by its id on the Hub."""
+    return _load(path, config, split)
+
+
+def load_splits(path: str, config: str | None) -> dict[str, Dataset]:
+    """All splits of a data set, likewise."""
+    return dict(_load(path, config, None))
+
+
+def _load(path: str, config: str | None, split: str | None) -> Any:
+    if not path or not (Path(path).is_dir() or is_hub_id(path)):
+        # `datasets` would serve a folder that is gone from its cache.
+        what = "is a file" if path and Path(path).is_file() else "is no folder here, and no id of the Hub"
+        raise ValueError(
+            f"{path or 'An empty name'} {what}: expected a data set's folder, as the builders of dataset_scripts write "
+            "it, or an id of the Hub like me/vegas-features."
+        )
+    local = Path(path).is_dir()
+    if local and not any(Path(path).iterdir()):
+        raise ValueError(f"{path} is empty: expected a data set, as the builders of dataset_scripts write it.")
+    try:
+        return load_dataset(str(Path(path).resolve()) if local else path, config, split=split)
+    except (DatasetsError, OSError, ValueError, YAMLError) as error:
+        text = " ".join(str(error.__cause__ or error).split())
+        what = f"The split {split!r} of {path}" if split else path
+        raise ValueError(f"{what} cannot be loaded: {text}") from None
+
+
+def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:
+    """Raises unless the features of the data are what the model takes, as far as both say."""
+    widths = declared_widths(arrow_view(data)) or {}
+    for name in MODALITIES:
+        expected, came = getattr(model.config, name.replace("features", "dim"), None), widths.get(name)
+        if expected and came and expected != came:
+            raise ValueError(
+                f"{model_id} takes {name.replace('_', ' ')} of width {expected}, and those of {data_id} are {came} "
+                "wide: evaluate it on features like those it was trained on, or train a model on these."
+            )
+    spec, description = getattr(model.config, "feature_spec", None), Description.parse(data.info.description or "")
+    made = f"audio={description.audio} visual={description.visual}" if description else spec
+    if spec and spec != made:
+        raise ValueError(
+            f"{model_id} was trained on features of {spec}, and {data_id} holds {made}: extract the data anew, or, if "
+            "they are the same under another name, correct `feature_spec` in the model's config.json."
+        )

@@ -1,0 +1,121 @@
+"""The pictures that results and histories give by themselves, without a model or a data set at hand."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from . import figures
+from .figure_style import Style
+from .report_sources import DataKey, Source, grid_values
+from .retrieval_scores import DIRECTIONS
+
+WORDS = {"audio_to_visual": "sound finds video", "visual_to_audio": "video finds sound"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page, and of its folder.
+
+    Args:
+        name: of its file.
+        title: above it.
+        caption: below it: what it shows, and what to see in it.
+        draw: makes it, in one style or another.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Style], Any]
+
+
+def _results(sources: Sequence[Source], key: DataKey) -> dict[str, Mapping[str, Any]]:
+    return {source.name: result for source in sources if (result := source.result(key))}
+
+
+def result_pictures(
+    sources: Sequence[Source], key: DataKey, numbers: Mapping[str, int], tail: str
+) -> Iterator[Picture]:
+    """What the numbers of the results alone show."""
+    results = {name: result for name, result in _results(sources, key).items() if result["metrics"]["map"] is not None}
+    if not results:
+        return
+    first = next(iter(results))
+    variants = {source.name: source.variant for source in sources if source.name in results}
+    several = [name for name, variant in variants.items() if variant]
+    over = several if len({variants[name] for name in several}) > 1 else list(results)
+    for direction in DIRECTIONS:
+        curves = {name: result["metrics"][direction]["precision_scope"] for name, result in results.items()}
+        yield Picture(
+            f"precision-scope-{direction.replace('_', '-')}-{tail}", f"Precision by scope: {WORDS[direction]}",
+            "The share of relevant items among the first K, averaged over the queries.",
+            partial(figures.precision_scope, curves=curves, numbers=numbers),
+        )  # fmt: skip
+    for direction in DIRECTIONS:
+        per_class = {name: _class_maps(result, direction) for name, result in results.items()}
+        classes = list(per_class[first])
+        means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over[1:] else None
+        what = f"mean of {', '.join(over) if len(over) < 5 else f'{len(over)} models'}"
+        yield Picture(
+            f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
+            f"Bars: {first}." + (f" Diamonds: the {what}." if means else ""),
+            partial(figures.class_precision, name=first, values=per_class[first], others=what, means=means),
+        )  # fmt: skip
+
+
+def _class_maps(result: Mapping[str, Any], direction: str) -> dict[str, float]:
+    rows = result["metrics"][direction]["per_class"]
+    return {name: row["map"] for name, row in rows.items() if row["map"] is not None}
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def grid_pictures(sources: Sequence[Source], key: DataKey, numbers: Mapping[str, int], tail: str) -> Iterator[Picture]:
+    """The surfaces of grids whose cells were scored on this split, against the best of the rivals."""
+    rivals = {
+        name: result["metrics"]["map"] for name, result in _results(sources, key).items()
+        if result["model"]["model_type"] != "dualspace" and result["metrics"]["map"] is not None
+    }  # fmt: skip
+    plane = max(rivals.items(), key=lambda rival: rival[1]) if rivals else None
+    for source in sources:
+        values = grid_values(source.cells, key)
+        if values:
+            yield _surface(f"{tail}-{numbers[source.name] + 1}", source, values, f"MAP on {key[1]}", plane)
+
+
+def validation_grids(sources: Sequence[Source], keys: Sequence[DataKey]) -> Iterator[Picture]:
+    """The surfaces of grids that were not scored as a whole on any split."""
+    for number, source in enumerate(sources, start=1):
+        values = grid_values(source.cells, None)
+        if values and not any(grid_values(source.cells, key) for key in keys):
+            yield _surface(str(number), source, values, "best MAP on validation", None)
+
+
+def _surface(name: str, source: Source, values: Any, measure: str, plane: tuple[str, float] | None) -> Picture:
+    framed = f" What beats {plane[0]} is framed." if plane else ""
+    return Picture(
+        f"alpha-beta-{name}", f"MAP over alpha and beta: {source.name}",
+        f"{measure}, the mean over the cells of each pair.{framed}",
+        partial(figures.alpha_beta, values=values, measure=measure, plane=plane),
+    )  # fmt: skip
+
+
+def training_pictures(sources: Sequence[Source], numbers: Mapping[str, int]) -> Iterator[Picture]:
+    """Runs with the same data and the same loss terms in one figure, four at most."""
+    groups: dict[tuple[str, frozenset[str]], dict[str, list[dict[str, Any]]]] = {}
+    for source in sources:
+        history = [{"terms": {}, **line} for line in source.run.history if "epoch" in line]
+        if history:
+            data = str((source.run.recipe or {}).get("data"))
+            groups.setdefault((data, frozenset(history[0]["terms"])), {})[source.name] = history
+    fours = [list(runs.items())[start : start + 4] for runs in groups.values() for start in range(0, len(runs), 4)]
+    for number, histories in enumerate(map(dict, fours)):
+        yield Picture(
+            f"loss-{number + 1}", f"Training: {', '.join(histories)}",
+            "Each loss term before its weight, their weighted sum, and the MAP on validation, by epoch.",
+            partial(figures.loss_terms, histories=histories, numbers=numbers),
+        )  # fmt: skip
