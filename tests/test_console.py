@@ -1,5 +1,6 @@
 """How commands end."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from modeling_dualspace.console import exit_code
+from modeling_dualspace.console import exit_code, quiet
 
 
 def raising(error):
@@ -50,3 +51,37 @@ def test_being_ended_tidies_up(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[1] == b"tool: interrupted\n" and process.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_libraries_are_quiet_for_a_while_and_then_as_they_were():
+    from datasets.utils import logging as of_datasets
+    from transformers.utils import logging as of_transformers
+
+    def state():
+        bars = of_transformers.is_progress_bar_enabled(), of_datasets.is_progress_bar_enabled()
+        return of_transformers.get_verbosity(), *bars, logging.root.manager.disable
+
+    before = state()
+    with pytest.raises(ValueError), quiet(all_warnings=True):
+        assert state() == (of_transformers.ERROR, False, False, logging.WARNING)
+        raise ValueError
+    assert state() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that break are those of POSIX")
+def test_a_reader_who_has_seen_enough_is_no_failure():
+    code = """
+import sys
+from modeling_dualspace.console import exit_code
+
+def command():
+    for line in range(100_000):
+        print(line)
+    return 0
+
+sys.exit(exit_code("me", command))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0 and process.stderr.read() == b""

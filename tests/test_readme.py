@@ -1,10 +1,14 @@
 """What README promises: its code runs, its paths and commands exist."""
 
 import re
+import shlex
+from glob import glob
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+
+from modeling_dualspace.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,6 +29,11 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, s
     assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
     assert names["scores"]["map"] > 0 and names["precisions"].shape == (300,)
     assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 5
+    # And so do the commands, on what the code has made.
+    for line in re.findall(r"^dualspace .*$", README, re.MULTILINE):
+        words = shlex.split(line, comments=True)[1:]
+        assert main([name for word in words for name in (sorted(glob(word)) or [word])]) == 0, line
+    assert (tmp_path / "report.html").exists() and (tmp_path / "retrieval_map" / "retrieval_map.py").exists()
 
 
 def test_the_example_of_writing_a_data_set_runs(tmp_path, monkeypatch):
