@@ -119,8 +119,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     finally:
         state.destroy_process_group()
     if state.is_main_process:
-        print(json.dumps(result) if arguments.json else render(result))
-        write_json(out, result)
+        try:
+            write_json(out, result)
+        finally:  # what took long is shown, whatever becomes of the file
+            print(json.dumps(result) if arguments.json else render(result))
         print(f"Written: {out}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 

@@ -42,7 +42,7 @@ def clips_per_class(style: Style, counts: Mapping[str, Mapping[str, int]]) -> An
                       color=style.text)  # fmt: skip
     axes.set_yticks(range(len(names)), rows)
     axes.set_xlim(0, (left.max() or 1) * 1.18)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel("clips")
     add_legend(figure, axes, style, columns=3)
@@ -138,7 +138,7 @@ def class_precision(
                   markeredgecolor=style.text, label=others)  # fmt: skip
     axes.set_yticks(range(len(classes)), rows)
     axes.set_xlim(0, 1)
-    axes.invert_yaxis()
+    axes.set_ylim(len(classes) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel("mean average precision")
     add_legend(figure, axes, style, columns=1)
