@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -50,25 +51,6 @@ def query_chunks(queries: int, items: int, scores: int = CHUNK_SCORES) -> Iterat
     return (slice(*edges) for edges in pairwise([*starts, queries]) if queries)
 
 
-def as_scores(cosines: Array) -> Array:
-    """Float64 cosines, or inner products of rows of about unit length, as float32 scores; the argument is used up.
-
-    The sums of float64 differ in their last bits by where a row lies, and float32 keeps those bits next to 0, where it
-    is fine: what is equal would not tie there. So they are first rounded to multiples of 2^-39, far above such errors
-    and, for rows of about unit length, far below all that means anything.
-
-    Example:
-        ```python
-        >>> as_scores(np.array([3e-17, -2e-17, 0.5]))
-        array([0. , 0. , 0.5], dtype=float32)
-
-        ```
-    """
-    cosines += 2.0**13
-    cosines -= 2.0**13
-    return cosines.astype(np.float32) if isinstance(cosines, np.ndarray) else cosines.float()
-
-
 def average_precision(scores: Array, relevant: Array, k: int | None = None, *, threads: int | None = None) -> Array:
     """Average precision of each query, `(q,)` in float64 on the CPU; NaN for a query without a relevant item.
 
@@ -87,29 +69,44 @@ def average_precision(scores: Array, relevant: Array, k: int | None = None, *, t
 
         ```
     """
-    if scores.ndim != 2 or tuple(scores.shape) != tuple(relevant.shape):
-        raise ValueError(
-            f"Expected scores and relevance of one shape, (queries, items); got {tuple(scores.shape)} and "
-            f"{tuple(relevant.shape)}."
-        )
-    chunks = list(query_chunks(*scores.shape))
+    if not hasattr(scores, "detach"):
+        scores, relevant = np.asarray(scores), np.asarray(relevant)
+    _check(scores, relevant)
+    queries, items = scores.shape
+    chunks = list(query_chunks(queries, items, chunk_scores(scores)))
 
     def part(chunk: slice) -> np.ndarray:
         return rank(scores[chunk], relevant[chunk], first=chunk.start).average_precision(k)
 
-    threads = min(_threads() if threads is None else threads, len(chunks))
-    if threads > 1:  # sorting and searching let other threads run
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(part, chunks))
-    else:
+    if _on_cuda(scores):  # whose streams belong to this thread
         parts = [part(chunk) for chunk in chunks]
+    else:  # sorting and searching let other threads run
+        with ThreadPoolExecutor(_threads() if threads is None else threads) as pool:
+            parts = list(pool.map(part, chunks))
     result = np.concatenate([np.zeros(0), *parts])
     return result if isinstance(scores, np.ndarray) else sys.modules["torch"].from_numpy(result)
+
+
+def chunk_scores(values: Array) -> int:
+    """How many scores a chunk may have where the values are."""
+    return 16 * CHUNK_SCORES if _on_cuda(values) else CHUNK_SCORES
+
+
+def _on_cuda(values: Array) -> bool:
+    return not isinstance(values, np.ndarray) and values.device.type == "cuda"
 
 
 def _threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(given) if given.isdecimal() and int(given) else min(os.cpu_count() or 1, 8)
+
+
+def _check(scores: Array, relevant: Array) -> None:
+    if scores.ndim != 2 or tuple(scores.shape) != tuple(relevant.shape):
+        raise ValueError(
+            f"Expected scores and relevance of one shape, (queries, items); got {tuple(scores.shape)} and "
+            f"{tuple(relevant.shape)}."
+        )
 
 
 def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":
@@ -128,7 +125,8 @@ def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":
 
         ```
     """
-    device = _Host if isinstance(scores, np.ndarray) or scores.device.type != "cuda" else _Cuda
+    _check(scores, relevant)
+    device = _Cuda if _on_cuda(scores) else _Host
     scores, relevant = device.arrays(scores, relevant)
     ordered = device.sort(scores)
     if ordered.shape[1]:
@@ -215,28 +213,31 @@ class Ranking:
 
     def average_precision(self, k: int | None = None) -> np.ndarray:
         """See the head of this file."""
-        if k is None:
-            return _sum(self.precisions) / self.relevant
-        k = self._cut(k)
-        first = self._first_column(k)
-        parts = self.precisions[:, first:] * (self.above[:, first:] < k)
-        if self.ties:
-            ties = self.ties.where(self.ties.columns >= first)
-            parts[ties.rows, ties.columns - first] = self._tied_precision(ties, np.clip(k - ties.above, 0, ties.size))
-        return _sum(parts) / np.minimum(self.relevant, k)
+        k = self.items if k is None else self._cut(k)
+        if not self.above.shape[1] or k == self.items:
+            return (self.sums[:, -1] if self.above.shape[1] else self.counts) / self.relevant
+        count, open_ties = self._inside(k)
+        total = np.where(count > 0, self.sums[np.arange(len(count)), count - 1], 0.0)
+        if open_ties:
+            parts = self._tied_precision(open_ties, k - open_ties.above)
+            total += np.bincount(open_ties.rows, parts, len(total))
+        return total / np.minimum(self.relevant, k)
 
     def precision(self, k: int) -> np.ndarray:
         """Relevant items among the first k, over k."""
-        return self.recall(k) * self.relevant / self._cut(k)
+        return self.found(k) / self._cut(k)
 
     def recall(self, k: int) -> np.ndarray:
         """Relevant items among the first k, over all relevant ones."""
-        k = self._cut(k)
-        return self._within(k, self._first_column(k)) / self.relevant
+        return self.found(k) / self.relevant
+
+    def found(self, k: int) -> np.ndarray:
+        """Relevant items among the first k."""
+        return self._found(self._cut(k)) * self.relevant / self.relevant
 
     def r_precision(self) -> np.ndarray:
         """Precision, and recall, at as many ranks as there are relevant items."""
-        return self._within(self.counts[:, None]) / self.relevant
+        return self._found(self.counts[:, None]) / self.relevant
 
     def hit(self, k: int) -> np.ndarray:
         """Whether any of the first k is relevant; where that depends on ties, its probability."""
@@ -248,7 +249,7 @@ class Ranking:
             ties = self.ties.where(self.ties.columns == self.above.shape[1] - 1)
             taken, other = np.clip(k - ties.above, 0, ties.size), ties.size - ties.found
             # That none of `taken` draws out of `size` items is one of `found`: a ratio of binomials.
-            logs = np.concatenate([[0.0], np.log(np.arange(1, self.items + 1)).cumsum()])
+            logs = self._log_factorials
             none = logs[other] - logs[(other - taken).clip(0)] + logs[ties.size - taken] - logs[ties.size]
             best[ties.rows] = 1 - (taken <= other) * np.exp(none)
         return best
@@ -268,6 +269,15 @@ class Ranking:
         return result
 
     @cached_property
+    def sums(self) -> np.ndarray:
+        """Of the expected precisions, from the best relevant item on, `(q, w)`."""
+        return self.precisions[:, ::-1].cumsum(axis=1)
+
+    @cached_property
+    def _log_factorials(self) -> np.ndarray:
+        return np.concatenate([[0.0], np.log(np.arange(1, self.items + 1)).cumsum()])
+
+    @cached_property
     def _harmonic(self) -> np.ndarray:
         return np.concatenate([[0.0], (1 / np.arange(1, self.items + 1)).cumsum()])
 
@@ -280,34 +290,35 @@ class Ranking:
         step = (ties.found - 1) / (ties.size - 1)
         return ((ties.before + 1) * span + step * (taken - (ties.above + 1) * span)) / ties.size
 
-    def _within(self, k: Any, first: int = 0) -> np.ndarray:
-        """How many relevant items of the columns from `first` on stand within the first k ranks; k may be `(q, 1)`."""
-        share = (self.above[:, first:] < k).astype(np.float64)
-        if self.ties:
-            ties = self.ties.where(self.ties.columns >= first)
-            limit = np.broadcast_to(k, (len(share), 1))[ties.rows, 0]
-            share[ties.rows, ties.columns - first] = np.clip(limit - ties.above, 0, ties.size) / ties.size
-        return _sum(share)
+    def _found(self, k: Any) -> np.ndarray:
+        count, open_ties = self._inside(k)
+        if open_ties is None:
+            return count.astype(np.float64)
+        limit = np.broadcast_to(k, (len(count), 1))[open_ties.rows, 0]
+        return count + np.bincount(open_ties.rows, (limit - open_ties.above) / open_ties.size, len(count))
 
-    def _first_column(self, k: int) -> int:
-        """All columns before it stand beyond rank k, for every query."""
-        first = max(0, self.above.shape[1] - k)
-        return min(first, self.ties.columns[self.ties.above < k].min(initial=first)) if self.ties else first
+    def _inside(self, k: Any) -> tuple[np.ndarray, Ties | None]:
+        """How many relevant items stand within the first k ranks in any order, and those for which it depends on it.
+
+        k is one number, or one a query, `(q, 1)`.
+        """
+        count = (self.above < k).sum(axis=1)
+        if not self.ties:
+            return count, None
+        limit = np.broadcast_to(k, (len(count), 1))[self.ties.rows, 0]
+        open_ties = self.ties.where((self.ties.above < limit) & (self.ties.above + self.ties.size > limit))
+        return count - np.bincount(open_ties.rows, minlength=len(count)), open_ties
 
     def _cut(self, k: int) -> int:
-        if k < 1:
+        if index(k) < 1:
             raise ValueError(f"A cut-off counts ranks from 1 on, got {k}.")
         return max(1, min(k, self.items))
 
 
-def _sum(rows: np.ndarray) -> np.ndarray:
-    """Of each row, from left to right: NumPy's own sum rounds by the width, and zeros in front would count."""
-    return rows.cumsum(axis=1)[:, -1] if rows.shape[1] else np.zeros(len(rows))
-
-
-def _as_numpy(values: Array) -> np.ndarray:
-    if isinstance(values, np.ndarray):
-        return values
+def as_numpy(values: Array) -> np.ndarray:
+    """An array, or a tensor wherever it is, as an array."""
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
     values = values.detach().cpu()
     return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # which NumPy does not have
 
@@ -319,7 +330,7 @@ class _Host:
 
     @staticmethod
     def arrays(scores: Array, relevant: Array) -> tuple[np.ndarray, np.ndarray]:
-        scores, relevant = _as_numpy(scores), _as_numpy(relevant)
+        scores, relevant = as_numpy(scores), as_numpy(relevant)
         if scores.dtype not in (np.float32, np.float64):
             scores = scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
         return scores, relevant.astype(bool, copy=False)
@@ -370,7 +381,7 @@ class _Cuda:
         torch, scores = sys.modules["torch"], scores.detach()
         if scores.dtype not in (torch.float32, torch.float64):
             scores = scores.to(torch.float32 if scores.dtype in (torch.float16, torch.bfloat16) else torch.float64)
-        return scores, relevant.to(scores.device, torch.bool)
+        return scores, torch.as_tensor(relevant, device=scores.device).bool()
 
     @staticmethod
     def sort(scores: Array) -> Array:
@@ -385,7 +396,7 @@ class _Cuda:
 
     @staticmethod
     def search(ordered: Array, hits: Array, counts: np.ndarray) -> tuple[np.ndarray, ...]:
-        torch, width = sys.modules["torch"], hits.shape[1]
+        torch, width, hits = sys.modules["torch"], hits.shape[1], hits.contiguous()
         below = torch.searchsorted(ordered, hits)
         end = torch.searchsorted(ordered, hits, right=True)
         start = torch.as_tensor(width - counts, device=hits.device)[:, None]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .console import FAILURES, exit_code, quiet
+from .console import exit_code, quiet
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,12 +97,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from .evaluation import evaluate
     from .files import check_file, write_json
-    from .results import render, result_path
+    from .results import check_same, render, result_path
 
     names = (arguments.model, arguments.data, arguments.config, arguments.split)
     state = PartialState(cpu=not cuda.is_available())
     try:
         out = check_file(arguments.out or result_path(*names))
+        if arguments.out is None:
+            check_same(out, arguments.model, arguments.data)
         with quiet(all_warnings=not state.is_main_process):
             result = evaluate(
                 *names,
@@ -112,7 +114,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 batch_size=arguments.batch_size,
                 legacy_prefix_average=arguments.legacy_prefix_average,
             )
-    except FAILURES:
+    except Exception:
         if state.is_main_process:
             raise
         return 1  # all fail alike, or `agreed` has told the first process

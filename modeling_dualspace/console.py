@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -27,9 +28,14 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _ended_as_interrupted():
-            return command()
-    except BrokenPipeError:  # whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = command()
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            print(f"{program}: {_sentence(error)}", file=sys.stderr)
+            return 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of the process would complain
         return 0
     except FAILURES as error:
         print(f"{program}: {_sentence(error)}", file=sys.stderr)
@@ -37,6 +43,15 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has seen enough."""
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no poll
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def process_share(parts: Sequence[Any]) -> Sequence[Any]:
 def agreed(run: Callable[[], Any]) -> Any:
     """What `run` returns here, once it has ended well on every process; else all end, and none waits for another.
 
-    The first process raises what was wrong, on whichever process it was, and the others leave in silence.
+    Where it went well itself, a process raises the sentence of the first that failed.
     """
     if world_size() == 1:
         return run()
@@ -109,8 +109,6 @@ def agreed(run: Callable[[], Any]) -> Any:
     wrong = next((one for one in errors if one is not None), None)
     if wrong is None:
         return result
-    if process_index():
-        raise SystemExit(1)
     raise error or RuntimeError(wrong[1] or wrong[0])
 
 

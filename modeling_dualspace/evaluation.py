@@ -22,14 +22,14 @@ from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
 from .loading import check_fit, check_model, load_model, load_split
 from .moments import check_finite
-from .results import FORMAT, read_run
+from .results import FORMAT, Run, read_run
 from .retrieval_scores import CUTOFFS, grid, is_known, query_scores, retrieval_scores
 
 BATCH = 1024
 PACKAGES = ("torch", "transformers", "datasets", "numpy")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(model: Any, split: Dataset, batch_size: int = BATCH, rows: Any = None) -> dict[str, Tensor]:
     """The embeddings of all clips, `audio` and `visual`, and `labels` where there are any, on the model's device.
 
@@ -167,8 +167,7 @@ def evaluate(
         command: what was typed.
         options: of `evaluate_model`.
     """
-    run = read_run(model_id)
-    _ = run.recipe, run.history  # what is wrong with them is better known before
+    run = agreed(lambda: _readable(read_run(model_id)))
     model = agreed(lambda: load_model(model_id, trust_remote_code=trust_remote_code).to(device))
     # One process makes the cache of the data set, and then the others read it.
     first = agreed(lambda: None if process_index() else load_split(data_id, config, split))
@@ -196,6 +195,12 @@ def evaluate(
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _readable(run: Run) -> Run:
+    """The run; what is wrong with its files is better known before than after."""
+    _ = run.recipe, run.history
+    return run
 
 
 def _about_model(model: Any, name: str) -> dict[str, Any]:

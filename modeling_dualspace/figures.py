@@ -1,5 +1,6 @@
 """The pictures of reports and cards: figures of matplotlib from plain numbers."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -202,11 +203,11 @@ def scatter(style: Style, groups: Mapping[str, np.ndarray], labels: np.ndarray, 
         axes.scatter(*points.T, s=11, c=colours, marker=("o", "^")[number % 2], linewidths=0, alpha=0.75)
         axes.plot([], [], linestyle="none", marker=("o", "^")[number % 2], color=style.text, label=group)
     middles = {
-        label: np.median(np.concatenate([points[labels == label] for points in groups.values()]), axis=0)
+        label: _middle(np.concatenate([points[labels == label] for points in groups.values()]))
         for label in np.unique(labels)
     }
     effects = require("matplotlib.patheffects", extra="report")
-    for label, (x, y) in _apart(middles, axes.get_xlim(), axes.get_ylim()).items():
+    for label, (x, y) in _apart(middles, shown, axes.get_xlim(), axes.get_ylim()).items():
         text = axes.text(x, y, shown[label], size=9, weight="bold", ha="center", va="center", color=style.text)
         if style is PAPER:
             text.set_path_effects([effects.withStroke(linewidth=2.5, foreground=style.background)])
@@ -221,20 +222,29 @@ def scatter(style: Style, groups: Mapping[str, np.ndarray], labels: np.ndarray, 
     return figure
 
 
+def _middle(points: np.ndarray) -> np.ndarray:
+    """The point with the nearest neighbours: of two clusters it stands in one, where a median would lie between."""
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    return points[np.quantile(distances, 0.3, axis=1).argmin()]
+
+
 def _apart(
-    places: Mapping[int, np.ndarray], across: tuple[float, float], upward: tuple[float, float]
+    places: Mapping[int, np.ndarray], words: Mapping[int, str], across: tuple[float, float], upward: tuple[float, float]
 ) -> dict[int, np.ndarray]:
-    """Places for words, moved up and down until none lies on another, whose sizes are guessed."""
-    moved = {label: np.array(place, dtype=float) for label, place in places.items()}
-    width, height = 0.24 * (across[1] - across[0]), 0.05 * (upward[1] - upward[0])
-    for _ in range(50):
-        for label, place in moved.items():
-            for other in (moved[key] for key in moved if key != label):
-                gap = place - other
-                if abs(gap[0]) < width and abs(gap[1]) < height:
-                    push = (height - abs(gap[1])) / 2 * (1 if gap[1] >= 0 else -1)
-                    place[1] += push
-                    other[1] -= push
+    """Places for words, moved inside and then up and down until none lies on another; their sizes are guessed."""
+    letter, height = 0.0125 * (across[1] - across[0]), 0.05 * (upward[1] - upward[0])
+    half = {label: letter * (len(words[label]) + 1) for label in places}
+    moved = {}
+    for label, (x, y) in places.items():
+        inside = np.clip(x, across[0] + half[label], max(across[1] - half[label], across[0] + half[label]))
+        moved[label] = np.array([inside, y], dtype=float)
+    for _ in range(200):
+        for one, other in itertools.combinations(moved, 2):
+            gap = moved[one] - moved[other]
+            if abs(gap[0]) < half[one] + half[other] and abs(gap[1]) < height:
+                push = (height - abs(gap[1])) / 2 * (1 if gap[1] >= 0 else -1)
+                moved[one][1] += push
+                moved[other][1] -= push
     return moved
 
 

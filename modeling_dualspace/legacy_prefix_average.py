@@ -5,7 +5,7 @@ It is larger for bad rankings and compares with nothing; it is here so that such
 
 import numpy as np
 
-from .average_precision import Ranking
+from .average_precision import Ranking, Ties
 
 
 def prefix_average(ranking: Ranking) -> np.ndarray:
@@ -21,7 +21,9 @@ def prefix_average(ranking: Ranking) -> np.ndarray:
 
         ```
     """
-    above, sums = ranking.above[:, ::-1], ranking.precisions[:, ::-1].cumsum(axis=1)
+    above, sums = ranking.above[:, ::-1], ranking.sums
+    if not above.shape[1]:
+        return ranking.relevant
     size = np.ones_like(ranking.above)
     if ranking.ties:
         size[ranking.ties.rows, ranking.ties.columns] = ranking.ties.size
@@ -30,33 +32,41 @@ def prefix_average(ranking: Ranking) -> np.ndarray:
     # From the end of an item, or of those it is tied with, to where the next one stands, nothing changes.
     ranks = (following - above - size[:, ::-1] + 1) * (following != above)
     parts = sums / np.arange(1, above.shape[1] + 1) * ranks * (above < ranking.items)
-    total = parts.cumsum(axis=1)[:, -1] if parts.shape[1] else np.zeros(len(parts))
+    total = parts.cumsum(axis=1)[:, -1]
     if ranking.ties:
-        ties = ranking.ties.where(ranking.ties.last)
-        known = np.where(ties.before > 0, sums[ties.rows, ties.before - 1], 0.0)
-        groups = zip(ties.above, ties.size, ties.found, ties.before, known, strict=True)
-        np.add.at(total, ties.rows, [_amid_ties(*map(float, group)) for group in groups])
-    return total * (ranking.relevant / ranking.relevant) / max(ranking.items, 1)
+        groups = ranking.ties.where(ranking.ties.last)
+        known = np.where(groups.before > 0, sums[groups.rows, groups.before - 1], 0.0)
+        np.add.at(total, groups.rows, _amid_ties(groups, known))
+    return total * (ranking.relevant / ranking.relevant) / ranking.items
 
 
-def _amid_ties(above: float, size: float, found: float, before: float, known: float) -> float:
+def _amid_ties(groups: Ties, known: np.ndarray) -> np.ndarray:
     """The sum over the ranks amid tied items, all but their last, of the expected prefix of `prefix_average`.
 
     Args:
-        above: items before them.
-        size: how many they are.
-        found: how many of them are relevant.
-        before: relevant items before them.
-        known: the expected sum of precisions of those.
+        groups: one number for each group of tied items.
+        known: the expected sum of precisions before each.
     """
-    total = span = 0.0
-    count = np.arange(found + 1)
-    chance = (count == 0) * 1.0  # that so many relevant ones are among the first m, which are drawn one by one
-    for m in range(1, int(size)):
-        drawn = (found - count) / (size - m + 1)
-        chance = chance * (1 - drawn) + np.concatenate([[0.0], (chance * drawn)[:-1]])
-        span += 1 / (above + m)
-        step = (count - 1) / max(m - 1, 1)
-        inside = count / m * ((before + 1) * span + step * (m - (above + 1) * span))
-        total += float((chance * (known + inside) / np.maximum(before + count, 1)).sum())
-    return total
+    result = np.zeros(len(known))
+    order = np.argsort(-groups.size, kind="stable")  # the longest first: those that are over drop off at the end
+    above, size, found, before = (
+        each[order].astype(np.float64)[:, None] for each in (groups.above, groups.size, groups.found, groups.before)
+    )
+    known = known[order][:, None]
+    count = np.arange(int(found.max(initial=0)) + 1.0)
+    chance = np.where(count == 0, 1.0, np.zeros_like(found))  # that so many relevant ones are among the first m drawn
+    total, span = np.zeros_like(known), np.zeros_like(known)
+    for m in range(1, int(size.max(initial=1))):
+        going = np.searchsorted(-size[:, 0], -m)  # groups of more than m items
+        above, size, found, before, known, chance, span = (
+            each[:going] for each in (above, size, found, before, known, chance, span)
+        )
+        drawn = (found - count).clip(0) / (size - m + 1)
+        moved = chance * drawn
+        chance = chance - moved
+        chance[:, 1:] += moved[:, :-1]
+        span = span + 1 / (above + m)
+        inside = count / m * ((before + 1) * span + (count - 1) / max(m - 1, 1) * (m - (above + 1) * span))
+        total[:going] += (chance * (known + inside) / np.maximum(before + count, 1)).sum(axis=1, keepdims=True)
+    result[order] = total[:, 0]
+    return result

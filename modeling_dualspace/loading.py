@@ -47,7 +47,7 @@ def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
 def _why_not_loaded(path: str, folder: Path | None, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
-        return f"{path} brings code of its own: look at it, and pass --trust-remote-code if you trust it."
+        return f"{path} brings code of its own: if you trust it, `dualspace evaluate` takes --trust-remote-code."
     if "size" in text and "mismatch" in text:
         return f"The weights in {folder or path} are of other sizes than its config.json says: save it again."
     if folder is None:

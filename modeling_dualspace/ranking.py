@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .average_precision import as_scores, average_precision, query_chunks
+from .average_precision import average_precision, query_chunks
+from .cosines import as_scores
 from .moments import as_float64, check_finite
 
 

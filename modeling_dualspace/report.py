@@ -20,8 +20,8 @@ from .files import atomic_folder, check_file, model_fingerprint, write_file
 from .loading import load_model, load_split, load_splits
 from .report_pictures import WORDS, Picture, grid_pictures, result_pictures, training_pictures, validation_grids
 from .report_samples import PLANES, Sample, class_counts, sample
-from .report_sources import DataKey, Source, key_of, read_sources
-from .results import check_result, is_hub_id, notes_of
+from .report_sources import DataKey, Source, key_of, read_sources, results_of
+from .results import check_result, is_hub_id, notes_of, time_of
 from .retrieval_scores import DIRECTIONS
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -50,7 +50,7 @@ class Section:
     @property
     def results(self) -> dict[str, Mapping[str, Any]]:
         """By the name of the source."""
-        return {source.name: result for source in self.sources if (result := source.result(self.key))}
+        return results_of(self.sources, self.key)
 
     @property
     def notes(self) -> list[str]:
@@ -114,7 +114,7 @@ def _page(**values: Any) -> str:
     )  # fmt: skip
     date = datetime.now(UTC).isoformat(timespec="minutes")
     return environment.get_template("page").render(
-        **values, date=date, words=WORDS, light=LIGHT, dark=DARK, directions=list(DIRECTIONS)
+        **values, date=date, time_of=time_of, words=WORDS, light=LIGHT, dark=DARK, directions=list(DIRECTIONS)
     )
 
 
@@ -176,7 +176,8 @@ def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple
             reasons.append(str(error).removesuffix("."))
             continue
         description = Description.parse(split.info.description or "")
-        if key[0] in (description.fingerprint if description else None, dataset_fingerprint({key[1]: split})):
+        ours = description.fingerprint if description else None
+        if key[0] == ours or key[0] == dataset_fingerprint({key[1]: split}):
             everything = load_splits(place, config)
             return {name: everything[name] for name in in_order(everything)}, split
         reasons.append(f"what is at {place} is not the one that was scored (its fingerprint is not {key[0]})")
@@ -187,7 +188,7 @@ def _look_closely(section: Section, split: Dataset, tail: str) -> Iterator[str]:
     """Adds the pictures of single clips, of the first source that has a model; gives what could not be drawn."""
     source = next((source for source in section.sources if source.model), None)
     if source is None:
-        raise ValueError("none of the runs has its model beside it.")
+        raise ValueError("none of the models is where it was.")
     model = load_model(str(source.model))
     if model_fingerprint(model) != section.results[source.name]["model"]["fingerprint"]:
         raise ValueError(f"the model of {source.name} has changed since it was evaluated: evaluate it again.")

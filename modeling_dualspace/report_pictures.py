@@ -7,7 +7,7 @@ from typing import Any
 
 from . import figures
 from .figure_style import Style
-from .report_sources import DataKey, Source, grid_values
+from .report_sources import DataKey, Source, grid_values, results_of
 from .retrieval_scores import DIRECTIONS
 
 WORDS = {"audio_to_visual": "sound finds video", "visual_to_audio": "video finds sound"}
@@ -30,21 +30,18 @@ class Picture:
     draw: Callable[[Style], Any]
 
 
-def _results(sources: Sequence[Source], key: DataKey) -> dict[str, Mapping[str, Any]]:
-    return {source.name: result for source in sources if (result := source.result(key))}
-
-
 def result_pictures(
     sources: Sequence[Source], key: DataKey, numbers: Mapping[str, int], tail: str
 ) -> Iterator[Picture]:
     """What the numbers of the results alone show."""
-    results = {name: result for name, result in _results(sources, key).items() if result["metrics"]["map"] is not None}
+    results = {
+        name: result for name, result in results_of(sources, key).items() if result["metrics"]["map"] is not None
+    }
     if not results:
         return
-    first = next(iter(results))
-    variants = {source.name: source.variant for source in sources if source.name in results}
-    several = [name for name, variant in variants.items() if variant]
-    over = several if len({variants[name] for name in several}) > 1 else list(results)
+    variants = {source.name: source.variant for source in sources if source.name in results and source.variant}
+    first = next((name for name, variant in variants.items() if variant == "dual"), next(iter(results)))
+    over = list(variants) if len(set(variants.values())) > 1 else []
     for direction in DIRECTIONS:
         curves = {name: result["metrics"][direction]["precision_scope"] for name, result in results.items()}
         yield Picture(
@@ -55,7 +52,7 @@ def result_pictures(
     for direction in DIRECTIONS:
         per_class = {name: _class_maps(result, direction) for name, result in results.items()}
         classes = list(per_class[first])
-        means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over[1:] else None
+        means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over else None
         what = f"mean of {', '.join(over) if len(over) < 5 else f'{len(over)} models'}"
         yield Picture(
             f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
@@ -77,7 +74,7 @@ def _mean(values: Sequence[float | None]) -> float:
 def grid_pictures(sources: Sequence[Source], key: DataKey, numbers: Mapping[str, int], tail: str) -> Iterator[Picture]:
     """The surfaces of grids whose cells were scored on this split, against the best of the rivals."""
     rivals = {
-        name: result["metrics"]["map"] for name, result in _results(sources, key).items()
+        name: result["metrics"]["map"] for name, result in results_of(sources, key).items()
         if result["model"]["model_type"] != "dualspace" and result["metrics"]["map"] is not None
     }  # fmt: skip
     plane = max(rivals.items(), key=lambda rival: rival[1]) if rivals else None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .cosines import unit_rows
 from .evaluation import embed
 from .feature_dataset import keep_paired, to_tensors
 from .feature_schema import class_names_of
@@ -100,7 +101,7 @@ def sample(model: Any, split: Dataset) -> Sample:
     known = is_known(labels)
     if not known.any():
         raise ValueError("the pictures of single clips need clips of known class, and there is none")
-    embeds = {name: found[name].float().cpu().numpy()[known] for name in ("audio", "visual")}
+    embeds = {name: unit_rows(found[name]).cpu().numpy()[known] for name in ("audio", "visual")}
     return Sample(paired.select(np.flatnonzero(known)), embeds, labels[known], names)
 
 

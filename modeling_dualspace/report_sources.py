@@ -31,8 +31,9 @@ class Source:
 
     @property
     def model(self) -> Path | None:
-        """Where its model lies."""
-        return model_folder(str(self.run.folder)) if self.run.folder else None
+        """Where its model lies: in the run, or where a result says it was."""
+        places = [str(self.run.folder)] if self.run.folder else [result["model"]["id"] for result in self.results]
+        return next((folder for place in places if (folder := model_folder(place))), None)
 
     @property
     def variant(self) -> str | None:
@@ -54,6 +55,11 @@ class Source:
 def key_of(result: Mapping[str, Any]) -> DataKey:
     """Which split a result is of."""
     return result["data"]["fingerprint"], result["data"]["split"]
+
+
+def results_of(sources: Iterable[Source], key: DataKey) -> dict[str, Mapping[str, Any]]:
+    """The results on one split, by the name of the source."""
+    return {source.name: result for source in sources if (result := source.result(key))}
 
 
 def newest_of(results: Iterable[Mapping[str, Any]], key: DataKey) -> Mapping[str, Any] | None:

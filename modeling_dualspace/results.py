@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from .files import short_digest
+from .retrieval_scores import DIRECTIONS
 
 FORMAT = 1
-DIRECTIONS = ("audio_to_visual", "visual_to_audio")
 MEASURES = {"map": "MAP", "r_precision": "R-precision", "legacy_prefix_average": "legacy prefix average"}
 MEASURES_AT = {
     "map_at": "MAP@",
@@ -157,6 +157,17 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:120]
 
 
+def check_same(path: Path, model: str, data: str) -> None:
+    """Raises where the file holds a result of another model, or on other data, that happen to be called alike."""
+    if not path.is_file():
+        return
+    former = read_result(path)
+    for what, name in (("model", model), ("data", data)):
+        other = str(former[what].get("id"))
+        if other != name and Path(other).resolve() != Path(name).resolve() and run_folder(name) is None:
+            raise ValueError(f"{path} holds the result of {other}, not of {name}: name another file with --out.")
+
+
 def read_result(path: str | Path) -> dict[str, Any]:
     """One result; raises, naming the file, unless it is one of a known format."""
     path = Path(path)
@@ -254,17 +265,16 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _times(seconds: Mapping[str, float | None]) -> str:
-    known = [
-        f"{what} {_time(seconds[what])}" for what in ("training", "embedding", "scoring") if seconds[what] is not None
-    ]
-    return f"Time: {', '.join(known)}."
+    known = {what: seconds[what] for what in ("training", "embedding", "scoring") if seconds[what] is not None}
+    return f"Time: {', '.join(f'{what} {time_of(value)}' for what, value in known.items())}."
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _time(seconds: Any) -> str:
+def time_of(seconds: Any) -> str:
+    """Seconds in words."""
     if seconds >= 90:
         return f"{seconds / 60:.1f} min"
     return f"{seconds:.1f} s" if seconds >= 9.95 else f"{seconds:.2f} s"

@@ -6,12 +6,13 @@ import datasets
 import evaluate
 import numpy as np
 
-from .average_precision import average_precision
+from .average_precision import as_numpy, average_precision
+from .cosines import unit_rows
 from .legacy_prefix_average import prefix_average
 from .retrieval_scores import CUTOFFS, retrieval_scores
 
 # `evaluate.load` carries only the siblings that this file names, and takes a comment behind an import for an address.
-__all__ = ["RetrievalMAP", "average_precision", "prefix_average"]
+__all__ = ["RetrievalMAP", "average_precision", "prefix_average", "unit_rows"]
 
 DESCRIPTION = """\
 Mean average precision (MAP) of audio-visual cross-modal retrieval, in both directions: sounds find videos, and videos
@@ -126,7 +127,7 @@ def _checked(columns: dict[str, Any]) -> dict[str, np.ndarray]:
     if columns.keys() != NAMES or any(value is None for value in columns.values()):
         given = sorted(name for name, value in columns.items() if value is not None)
         raise ValueError(f"Expected {', '.join(sorted(NAMES))}; got {', '.join(given) or 'none of them'}.")
-    rows = {name: _column(_plain(value), name) for name, value in columns.items()}
+    rows = {name: _column(value, name) for name, value in columns.items()}
     counts = {name: len(column) for name, column in rows.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"Expected as many rows in each column, got {counts}.")
@@ -140,15 +141,10 @@ def _checked(columns: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _column(value: Any, name: str) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    rows = [np.asarray(_plain(row)) for row in value]
+    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
+        return as_numpy(value)
+    rows = [as_numpy(row) for row in value]
     shapes = sorted({row.shape for row in rows})
     if len(shapes) > 1:
         raise ValueError(f"All rows of `{name}` must be of one width, got {[shape[0] for shape in shapes if shape]}.")
     return np.stack(rows) if rows else np.zeros(0)
-
-
-def _plain(value: Any) -> Any:
-    """A tensor, wherever it is, as NumPy takes it; all else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value

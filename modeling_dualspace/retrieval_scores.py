@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from .average_precision import CHUNK_SCORES, Array, Ranking, as_scores, query_chunks, rank
+from .average_precision import Array, Ranking, as_numpy, chunk_scores, query_chunks, rank
+from .cosines import as_scores, unit_rows
 from .legacy_prefix_average import prefix_average
 
 CUTOFFS = (1, 5, 10, 20, 50, *range(100, 1001, 100))
 DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}
-_AT = {"map_at": "average_precision", "precision_scope": "precision", "recall": "recall", "hit": "hit"}
-"""What is measured at every cut-off, by which method of a ranking."""
+_AT = ("map_at", "precision_scope", "recall", "hit")
+"""What is measured at every cut-off."""
 
 
 def retrieval_scores(
@@ -92,7 +93,6 @@ def query_scores(
         legacy_prefix_average: see `retrieval_scores`.
         chunks: which of `grid(...)`; None is all of them. Any share of them gives the same numbers.
     """
-    result: dict[str, list[np.ndarray]] = {}
     cuts = clipped(cutoffs, len(gallery))
     if paired and len(queries) != len(gallery):
         raise ValueError(f"{len(queries)} queries and {len(gallery)} items are no pairs: pass `paired=False`.")
@@ -100,24 +100,25 @@ def query_scores(
         if not paired:
             raise ValueError("Queries and gallery are no pairs, so the gallery needs labels of its own.")
         gallery_labels = query_labels
-    unit_gallery = _unit(gallery)
+    unit_gallery = unit_rows(gallery)
+
+    parts = []
+    # No threads here: the products have theirs, and the two kinds get in each other's way.
     for chunk in grid(queries, gallery) if chunks is None else chunks:
-        scores = as_scores(_unit(queries[chunk]) @ unit_gallery.T)
+        scores = as_scores(unit_rows(queries[chunk]) @ unit_gallery.T)
         relevant = scores != scores if query_labels is None else _relevance(query_labels[chunk], gallery_labels)
         ranking = rank(scores, relevant, first=chunk.start)
         measures = {} if query_labels is None else _measures(ranking, cuts, legacy_prefix_average)
         if paired:
             own = ranking.only(scores[:, chunk].diagonal())
             measures["pair_recall"] = _at_each(own.recall, cuts, own)
-        for name, values in measures.items():
-            result.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts) for name, parts in result.items()}
+        parts.append(measures)
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
 def grid(queries: Array, gallery: Array) -> list[slice]:
     """The chunks in which queries are ranked: of about the same memory, whatever the gallery."""
-    on_host = not _is_tensor(gallery) or gallery.device.type != "cuda"
-    return list(query_chunks(len(queries), len(gallery), CHUNK_SCORES if on_host else 16 * CHUNK_SCORES))
+    return list(query_chunks(len(queries), len(gallery), chunk_scores(gallery)))
 
 
 def score_table(
@@ -140,7 +141,7 @@ def score_table(
     gallery = len(next(iter(next(iter(found.values())).values()))) if gallery is None else gallery
     cuts = clipped(cutoffs, gallery)
     table = {
-        direction: _direction(values, None if labels is None else _host(labels), cuts, class_names)
+        direction: _direction(values, None if labels is None else as_numpy(labels), cuts, class_names)
         for direction, values in found.items()
     }
     return {
@@ -198,8 +199,15 @@ def _per_class(precision: np.ndarray, labels: np.ndarray, class_names: Sequence[
 
 
 def _measures(ranking: Ranking, cuts: list[int], legacy: bool) -> dict[str, np.ndarray]:
-    measures = {name: _at_each(getattr(ranking, method), cuts, ranking) for name, method in _AT.items()}
-    measures |= {"average_precision": ranking.average_precision(), "r_precision": ranking.r_precision()}
+    found = _at_each(ranking.found, cuts, ranking)
+    measures = {
+        "map_at": _at_each(ranking.average_precision, cuts, ranking),
+        "precision_scope": found / np.array(cuts, dtype=float),
+        "recall": found / ranking.relevant[:, None],
+        "hit": _at_each(ranking.hit, cuts, ranking),
+        "average_precision": ranking.average_precision(),
+        "r_precision": ranking.r_precision(),
+    }
     return measures | ({"legacy_prefix_average": prefix_average(ranking)} if legacy else {})
 
 
@@ -213,15 +221,15 @@ def _at(values: np.ndarray, cuts: list[int]) -> dict[str, float]:
 
 def as_pairs(audio: Array, visual: Array) -> dict[str, Array]:
     """Both as arrays or, where both are tensors, as those; raises unless they are finite and pair up, `(n, d)` each."""
-    tensors = _is_tensor(audio) and _is_tensor(visual)
-    embeds = {"audio": audio, "visual": visual} if tensors else {"audio": _host(audio), "visual": _host(visual)}
+    tensors = _is_tensor(audio) and _is_tensor(visual) and audio.device == visual.device
+    embeds = {"audio": audio, "visual": visual} if tensors else {"audio": as_numpy(audio), "visual": as_numpy(visual)}
     for name, rows in embeds.items():
         if rows.ndim != 2 or not len(rows):
             raise ValueError(f"Expected {name} embeddings (n, d) of at least one clip, got shape {tuple(rows.shape)}.")
         if not tensors and rows.dtype.kind != "f":
             embeds[name] = rows = rows.astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinities of both signs
-            wrong = _host(rows - rows != 0).any(axis=1)
+            wrong = as_numpy(rows - rows != 0).any(axis=1)
         if wrong.any():
             raise ValueError(
                 f"{name.capitalize()} embeddings must be finite numbers, but row {int(wrong.argmax())} holds NaN or "
@@ -235,7 +243,7 @@ def as_pairs(audio: Array, visual: Array) -> dict[str, Array]:
 
 def as_labels(labels: Array, embeds: Array) -> Array:
     """The labels, of the kind of the embeddings; raises unless they are classes or memberships, one row a clip."""
-    values = _host(labels)
+    values = as_numpy(labels)
     if values.ndim not in (1, 2) or len(values) != len(embeds):
         raise ValueError(
             f"Expected one label a clip, ({len(embeds)},), or memberships ({len(embeds)}, classes); got {values.shape}."
@@ -252,23 +260,12 @@ def as_labels(labels: Array, embeds: Array) -> Array:
 
 def is_known(labels: Array) -> np.ndarray:
     """`(n,)`: False where nobody annotated."""
-    labels = _host(labels)
+    labels = as_numpy(labels)
     return labels >= 0 if labels.ndim == 1 else (labels >= 0).all(axis=1)
 
 
 def _is_tensor(values: Array) -> bool:
     return hasattr(values, "detach")
-
-
-def _host(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if _is_tensor(values) else np.asarray(values)
-
-
-def _unit(rows: Array) -> Array:
-    """Rows of unit length in float64; one of zeros stays, and has a cosine of 0 with everything."""
-    rows = rows.detach().double() if _is_tensor(rows) else rows.astype(np.float64)
-    norm = ((rows * rows).sum(1) ** 0.5)[:, None]
-    return rows / (norm + (norm == 0))
 
 
 def _relevance(queries: Array, gallery: Array) -> Array:

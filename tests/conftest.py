@@ -14,9 +14,10 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-if "HF_DATASETS_CACHE" not in os.environ:  # nor may it fill the cache of whoever runs it
-    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="dualspace-datasets-")
-    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+for cache in ("HF_DATASETS_CACHE", "HF_METRICS_CACHE"):  # nor may it fill the caches of whoever runs it
+    if cache not in os.environ:
+        os.environ[cache] = tempfile.mkdtemp(prefix="dualspace-cache-")
+        atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
 
 import pytest
 import torch

@@ -247,7 +247,7 @@ def test_chunks_of_any_size_give_the_same_numbers(budget, levels, monkeypatch):
     # To the last bit, although each chunk has its own largest number of relevant items.
     (scores, relevant), cuts = make_scores(61, 300, levels=levels), (1, 5, 40, 299)
     expected, whole = average_precision(scores, relevant, 5), measures(rank(scores, relevant), cuts)
-    monkeypatch.setattr(kernel, "query_chunks", lambda queries, items: query_chunks(queries, items, budget))
+    monkeypatch.setattr(kernel, "query_chunks", lambda queries, items, _=0: query_chunks(queries, items, budget))
     np.testing.assert_array_equal(average_precision(scores, relevant, 5), expected)
     parts = [measures(rank(scores[chunk], relevant[chunk]), cuts) for chunk in kernel.query_chunks(61, 300)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -313,7 +313,7 @@ def test_the_two_zeros_tie(dtype, make):
 def test_scores_that_are_no_numbers_are_refused_by_the_number_of_their_query(nan, dtype, monkeypatch):
     scores, relevant = make_scores(20, 33, dtype=dtype)
     scores[17, 5] = scores[19, 2] = nan
-    monkeypatch.setattr(kernel, "query_chunks", lambda queries, items: query_chunks(queries, items, 100))
+    monkeypatch.setattr(kernel, "query_chunks", lambda queries, items, _=0: query_chunks(queries, items, 100))
     for given in (scores, torch.from_numpy(scores)):
         with pytest.raises(ValueError, match="query 17 hold NaN"):
             average_precision(given, relevant)

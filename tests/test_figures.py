@@ -228,6 +228,22 @@ def test_no_word_is_cut_off_or_lies_on_another(figure, names, models):
     assert [(one, other) for (one, a), (other, b) in itertools.combinations(found, 2) if a.overlaps(b)] == []
 
 
+VEGAS = (
+    "chainsaw,rail transport,helicopter,baby cry or infant cry,drum,snoring,printer,fireworks,water flowing,dog"
+).split(",")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_classes_of_vegas_have_places_for_their_words_wherever_their_clips_lie(seed):
+    generator, labels = np.random.default_rng(seed), np.arange(200) % 10
+    points = generator.normal(size=(10, 2))[labels] * (seed % 3) + generator.normal(size=(200, 2))
+    drawn = laid_out(partial(figures.scatter, groups={"a": points}, labels=labels, names=VEGAS))
+    found = [(word, box.padded(-2)) for word, box in words(drawn) if word in VEGAS]
+    assert len(found) == 10
+    assert [(one, other) for (one, a), (other, b) in itertools.combinations(found, 2) if a.overlaps(b)] == []
+    assert all((box.max <= drawn.bbox.max).all() and (box.min >= drawn.bbox.min).all() for _, box in found)
+
+
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 EYES = {
     "any": np.eye(3),

@@ -13,6 +13,7 @@ TRAVELS = {
     "average_precision.py",
     "cca.py",
     "configuration_dualspace.py",
+    "cosines.py",
     "distributed.py",
     "fusion.py",
     "losses.py",

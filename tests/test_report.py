@@ -170,7 +170,7 @@ def test_a_browser_shows_every_figure_on_any_screen_and_has_nothing_to_complain_
         (lambda run: change(run, data={"id": "gone/away/x"}), NUMBERS, "gone/away/x.*; --data says where it is"),
         (lambda run: change(run, data={"fingerprint": "0" * 16}), NUMBERS, "is not the one that was scored"),
         (lambda run: change(run, model={"fingerprint": "0" * 16}), COUNTED, "has changed since it was evaluated"),
-        (lambda run: shutil.rmtree(run / "model"), COUNTED, "none of the runs has its model"),
+        (lambda run: shutil.rmtree(run / "model"), COUNTED, "none of the models is where it was"),
         (lambda run: (run / "model" / "model.safetensors").write_bytes(b"0" * 99), COUNTED, "weights"),
         (lambda run: (run / "model" / "config.json").write_text(STRANGER), COUNTED, "without get_audio_embeds"),
         (lambda run: shutil.rmtree(run / "results"), ["loss"], "has no result: `dualspace evaluate` makes one"),
@@ -255,6 +255,19 @@ def test_a_grid_alone_is_a_surface_and_no_cell_of_it_poses_as_the_grid(toys, tmp
         shutil.rmtree(cell / "results")
     kinds, text, _ = report_on(grid)  # none of which has seen test
     assert "alpha-beta" in kinds and "best MAP on validation" in text
+
+
+def test_the_best_of_the_rivals_is_the_plane_that_a_grid_is_held_against(toys, run, sketched):
+    change(run, model={"model_type": "dualspace_tnn_c_cca", "id": "runs/tnn"}, metrics={"map": 0.25})
+    text = report_on(run, toys / "grid")[1]
+    assert "What beats" in text and "is framed" in text
+    assert "What beats" not in report_on(toys / "dual", toys / "grid")[1]  # it is no rival of its own grid
+
+
+def test_bars_are_the_dual_model_s_and_a_mean_is_one_of_variants(toys, sketched):
+    text = report_on(toys / "explicit", toys / "dual")[1]
+    assert "Bars: dual <b>&amp;" in text or re.search(r"Bars: (?!explicit)", text)
+    assert "Diamonds" in text and "Diamonds" not in report_on(toys / "explicit")[1]
 
 
 def test_the_command_names_its_files_in_json_and_writes_over_a_former_report(run, tmp_path, capsys, sketched):

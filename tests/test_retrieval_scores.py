@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_dualspace import retrieval_scores as module
 from modeling_dualspace.average_precision import average_precision
 from modeling_dualspace.retrieval_scores import CUTOFFS, DIRECTIONS, grid, query_scores, retrieval_scores, score_table
 
@@ -87,7 +86,7 @@ def means(table):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Grids of several chunks."""
-    monkeypatch.setattr(module, "CHUNK_SCORES", 7 * 30)
+    monkeypatch.setattr("modeling_dualspace.average_precision.CHUNK_SCORES", 7 * 30)
 
 
 # The table.
