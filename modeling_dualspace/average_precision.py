@@ -107,6 +107,10 @@ def _check(scores: Array, relevant: Array) -> None:
             f"Expected scores and relevance of one shape, (queries, items); got {tuple(scores.shape)} and "
             f"{tuple(relevant.shape)}."
         )
+    if "bool" in str(scores.dtype):
+        raise ValueError("Scores come first and then relevance, and these scores are True and False: are they swapped?")
+    if "bool" not in str(relevant.dtype) and bool(((relevant != 0) & (relevant != 1)).any()):
+        raise ValueError(f"Expected relevance of True and False, or 1 and 0; got other {relevant.dtype} numbers.")
 
 
 def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":

@@ -97,12 +97,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from .evaluation import evaluate
     from .files import check_file, write_json
-    from .results import check_same, render, result_path
+    from .results import check_result_file, check_same, render, result_path
 
     names = (arguments.model, arguments.data, arguments.config, arguments.split)
     state = PartialState(cpu=not cuda.is_available())
     try:
         out = check_file(arguments.out or result_path(*names))
+        check_result_file(out)
         if arguments.out is None:
             check_same(out, arguments.model, arguments.data)
         with quiet(all_warnings=not state.is_main_process):

@@ -12,8 +12,8 @@ from importlib import import_module, metadata
 from typing import Any
 
 import torch
-from datasets import Dataset
-from torch import Tensor
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
 
 from .average_precision import query_chunks
 from .distributed import agreed, all_gather, gather_named_rows, process_index, process_share, world_size
@@ -43,15 +43,17 @@ def embed(model: Any, split: Dataset, batch_size: int = BATCH, rows: Any = None)
         raise ValueError("The split is empty, so there is nothing to embed: look at its name, or at how it was made.")
     if batch_size < 2:
         raise ValueError(f"At least two clips are embedded at a time, got a batch size of {batch_size}.")
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
     numbers = torch.arange(len(split)) if rows is None else torch.as_tensor(rows)
 
     def parts_of(chunks: Sequence[slice]) -> dict[str, Tensor]:
         parts = [_embed_chunk(model, split, chunk, numbers[chunk], device) for chunk in chunks]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
+    learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in learning:
+        module.training = False
     try:
         return _shared(list(query_chunks(len(split), 1, batch_size)), parts_of)
     finally:
@@ -119,6 +121,8 @@ def evaluate_model(
         batch_size: clips embedded at a time.
     """
     check_model(model, type(model).__name__)
+    if isinstance(split, IterableDataset):
+        raise ValueError("A streaming split is not all at hand, and a ranking needs all of it: load it whole.")
     start = time.perf_counter()
     rows = paired_rows(split)
     names = class_names_of(split.features, split.info.description or "") if class_names is None else class_names

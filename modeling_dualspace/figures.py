@@ -93,14 +93,18 @@ def _keys_of(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def precision_scope(
-    style: Style, curves: Mapping[str, Mapping[str, float]], numbers: Mapping[str, int] | None = None
+    style: Style,
+    curves: Mapping[str, Mapping[str, float]],
+    numbers: Mapping[str, int] | None = None,
+    measure: str = "precision among the first K",
 ) -> Any:
-    """Precision among the first K, of several models.
+    """Precision among the first K, or another measure there, of several models.
 
     Args:
         style: of the figure.
         curves: by model, precision by K.
         numbers: which of the series each is, where other figures have more of them.
+        measure: what is measured.
     """
     figure, (axes,) = new_axes(style, 3.1 + 0.17 * legend_rows(curves))
     for place, (name, curve) in enumerate(curves.items()):
@@ -110,33 +114,34 @@ def precision_scope(
         axes.plot(*zip(*points, strict=True), color=style.colour(number), linestyle=LINES[number % len(LINES)],
                   marker=MARKERS[number % len(MARKERS)], markersize=4.5, linewidth=1.6, label=name)  # fmt: skip
     axes.set_xlabel("scope K")
-    axes.set_ylabel("precision among the first K")
-    axes.set_ylim(bottom=0)
+    axes.set_ylabel(measure)
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.04)
     axes.xaxis.get_major_locator().set_params(integer=True)
     add_legend(figure, axes, style)
     return figure
 
 
 def class_precision(
-    style: Style, name: str, values: Mapping[str, float], others: str = "", means: Mapping[str, float] | None = None
+    style: Style, name: str, values: Mapping[str, float], dots: Mapping[str, Mapping[str, float]] | None = None
 ) -> Any:
-    """MAP of each class: bars for one model, diamonds for a mean over several.
+    """MAP of each class: bars for one model, marks for others, or for a mean over several.
 
     Args:
         style: of the figure.
         name: of the model.
         values: by class.
-        others: what the mean is over.
-        means: by class.
+        dots: by what they are, then by class.
     """
-    classes = list(values)
+    dots, classes = dots or {}, list(values)
     rows = [wrapped(each, 30) for each in classes]
-    figure, (axes,) = new_axes(style, 1.2 + (0.1 + 0.16 * tallest(rows)) * len(classes))
+    height = 1.0 + (0.1 + 0.16 * tallest(rows)) * len(classes) + 0.17 * legend_rows([name, *dots])
+    figure, (axes,) = new_axes(style, height)
     axes.barh(range(len(classes)), list(values.values()), color=style.colour(0), height=0.62, label=name)
-    if means:
-        diamonds = [means.get(each, np.nan) for each in classes]
-        axes.plot(diamonds, range(len(classes)), linestyle="none", marker="D", markersize=6, color=style.colour(1),
-                  markeredgecolor=style.text, label=others)  # fmt: skip
+    for number, (other, of_class) in enumerate(dots.items(), start=1):
+        places = [of_class.get(each, np.nan) for each in classes]
+        mark = MARKERS[(number + 2) % len(MARKERS)]
+        axes.plot(places, range(len(classes)), linestyle="none", marker=mark, markersize=6, color=style.colour(number),
+                  markeredgecolor=style.text, label=other)  # fmt: skip
     axes.set_yticks(range(len(classes)), rows)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(classes) - 0.4, -0.6)

@@ -18,6 +18,7 @@ from .feature_schema import Description, in_order
 from .figure_style import DARK, LIGHT, to_png, to_svg
 from .files import atomic_folder, check_file, model_fingerprint, write_file
 from .loading import load_model, load_split, load_splits
+from .optional import require
 from .report_pictures import WORDS, Picture, grid_pictures, result_pictures, training_pictures, validation_grids
 from .report_samples import PLANES, Sample, class_counts, sample
 from .report_sources import DataKey, Source, key_of, read_sources, results_of
@@ -78,6 +79,9 @@ def write_report(
     out = check_file(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"A report is a page, and {out.name} does not end in .html: call it {out.name}.html.")
+    require("matplotlib", extra="report")
+    if data and not Path(data).is_dir() and not is_hub_id(data):
+        raise ValueError(f"--data {data} is no folder here, and no id of the Hub.")
     sources = read_sources(paths)
     numbers = {source.name: number for number, source in enumerate(sources)}
     keys = _keys(sources)
@@ -86,8 +90,8 @@ def write_report(
         check_result(result, f"The result of {result['model']['id']} on {result['data']['split']}")
     if not keys and not training:
         raise ValueError(
-            f"There is nothing to show: {', '.join(map(str, paths))} hold no history and no result. "
-            "`dualspace evaluate` writes one."
+            f"There is nothing to show, no history and no result, in {', '.join(map(str, paths))}: run "
+            "`dualspace evaluate MODEL DATA` first."
         )
     left_out = [
         f"{source.name} has no result: `dualspace evaluate` makes one."

@@ -34,30 +34,46 @@ def result_pictures(
     sources: Sequence[Source], key: DataKey, numbers: Mapping[str, int], tail: str
 ) -> Iterator[Picture]:
     """What the numbers of the results alone show."""
-    results = {
-        name: result for name, result in results_of(sources, key).items() if result["metrics"]["map"] is not None
-    }
-    if not results:
-        return
-    variants = {source.name: source.variant for source in sources if source.name in results and source.variant}
-    first = next((name for name, variant in variants.items() if variant == "dual"), next(iter(results)))
-    over = list(variants) if len(set(variants.values())) > 1 else []
-    for direction in DIRECTIONS:
+    found = results_of(sources, key)
+    results = {name: result for name, result in found.items() if result["metrics"]["map"] is not None}
+    for direction in DIRECTIONS if results else ():
         curves = {name: result["metrics"][direction]["precision_scope"] for name, result in results.items()}
         yield Picture(
             f"precision-scope-{direction.replace('_', '-')}-{tail}", f"Precision by scope: {WORDS[direction]}",
-            "The share of relevant items among the first K, averaged over the queries.",
+            "The share of relevant items among the first K, averaged over the queries, from K = 10 on.",
             partial(figures.precision_scope, curves=curves, numbers=numbers),
         )  # fmt: skip
+    if results:
+        yield from _class_pictures(sources, results, tail)
+    for direction in DIRECTIONS:
+        curves = {name: result["metrics"][direction].get("pair_recall") or {} for name, result in found.items()}
+        if any(curves.values()):
+            yield Picture(
+                f"own-pair-{direction.replace('_', '-')}-{tail}", f"The own pair: {WORDS[direction]}",
+                "The share of queries whose own pair is among the first K, from K = 10 on.",
+                partial(figures.precision_scope, curves=curves, numbers=numbers, measure="own pair among the first K"),
+            )  # fmt: skip
+
+
+def _class_pictures(
+    sources: Sequence[Source], results: Mapping[str, Mapping[str, Any]], tail: str
+) -> Iterator[Picture]:
+    """Bars of the dual model, or of the first; the mean over variants as diamonds, or else a mark for each other."""
+    variants = {source.name: source.variant for source in sources if source.name in results and source.variant}
+    first = next((name for name, variant in variants.items() if variant == "dual"), next(iter(results)))
     for direction in DIRECTIONS:
         per_class = {name: _class_maps(result, direction) for name, result in results.items()}
-        classes = list(per_class[first])
-        means = {each: _mean([per_class[name].get(each) for name in over]) for each in classes} if over else None
-        what = f"mean of {', '.join(over) if len(over) < 5 else f'{len(over)} models'}"
+        if len(set(variants.values())) > 1:
+            of_all = {each: _mean([per_class[name].get(each) for name in variants]) for each in per_class[first]}
+            dots = {f"mean of {', '.join(variants)}": of_all}
+            what = f" Diamonds: the {next(iter(dots))}."
+        else:
+            dots = dict([(name, values) for name, values in per_class.items() if name != first][:5])
+            what = f" Marks: {', '.join(dots)}." if dots else ""
         yield Picture(
             f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
-            f"Bars: {first}." + (f" Diamonds: the {what}." if means else ""),
-            partial(figures.class_precision, name=first, values=per_class[first], others=what, means=means),
+            f"Bars: {first}.{what}",
+            partial(figures.class_precision, name=first, values=per_class[first], dots=dots),
         )  # fmt: skip
 
 

@@ -61,10 +61,16 @@ class Sample:
         order = np.argsort(-precision, kind="stable")
         order = order[~np.isnan(precision[order])]
         count = min(SHOWN, len(order) // 2 or 1)
+        ends = {"best": self._one_a_class(order)[:count], "worst": self._one_a_class(order[::-1])[:count]}
         return {
-            "best": [self._query(row, precision[row], queries, gallery) for row in order[:count]],
-            "worst": [self._query(row, precision[row], queries, gallery) for row in order[::-1][:count]],
+            which: [self._query(row, precision[row], queries, gallery) for row in rows] for which, rows in ends.items()
         }
+
+    def _one_a_class(self, order: np.ndarray) -> list[int]:
+        """The first of every class, and then the others: five queries of one class say little."""
+        _, firsts = np.unique(self.labels[order], return_index=True)
+        firsts.sort()
+        return [*order[firsts].tolist(), *np.delete(order, firsts).tolist()]
 
     def _query(self, row: int, precision: float, queries: str, gallery: str) -> dict[str, Any]:
         cosines = self.embeds[gallery] @ self.embeds[queries][row]

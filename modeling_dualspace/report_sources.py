@@ -71,16 +71,42 @@ def newest_of(results: Iterable[Mapping[str, Any]], key: DataKey) -> Mapping[str
 def read_sources(paths: Iterable[str | Path]) -> list[Source]:
     """Reads what lies under the paths; raises, naming the path, where nothing of ours does."""
     named: dict[str, Source] = {}
-    for source in map(_read, map(Path, paths)):
-        folder = source.run.folder
-        same = [other for other in named.values() if folder and other.run.folder and folder.samefile(other.run.folder)]
-        if any(all(result in other.results for result in source.results) for other in same):
+    for source in (_read(place) for path in paths for place in _places(Path(path))):
+        same = next((other for other in named.values() if _is_same(source, other)), None)
+        if same and not source.run.folder:  # one more result of a model
+            named[same.name] = replace(same, results=[*same.results, *source.results])
+            continue
+        if same and all(result in same.results for result in source.results):
             continue  # it was named before
         numbers, name = itertools.count(2), source.name
         while name in named:
             name = f"{source.name} ({next(numbers)})"
         named[name] = replace(source, name=name)
     return list(named.values())
+
+
+def _is_same(one: Source, other: Source) -> bool:
+    """Whether both are of one run or, without a run, of one model."""
+    if one.run.folder and other.run.folder:
+        return one.run.folder.samefile(other.run.folder)
+    if one.run.folder or other.run.folder:
+        return False
+    return one.results[0]["model"]["id"] == other.results[0]["model"]["id"]
+
+
+def _places(path: Path) -> list[Path]:
+    """The path, or what lies in a folder of results or of runs."""
+    if not path.exists():
+        raise ValueError(f"There is nothing at {path}: expected a run, a grid, or a result of `dualspace evaluate`.")
+    if path.is_file() or _is_run(path) or any(_is_run(cell) for cell in path.glob("cells/*")):
+        return [path]
+    inside = sorted(path.glob("*.json")) if not (path / "config.json").exists() else []
+    inside += [folder for folder in sorted(path.iterdir()) if _is_run(folder)] if path.is_dir() else []
+    if not inside and (path / "config.json").exists() and path.name != "model":
+        raise ValueError(
+            f"{path} holds a model and no result: `dualspace evaluate {path} DATA` makes one to report on."
+        )
+    return inside or [path]
 
 
 def _read(path: Path) -> Source:

@@ -14,12 +14,17 @@ from .files import short_digest
 from .retrieval_scores import DIRECTIONS
 
 FORMAT = 1
-MEASURES = {"map": "MAP", "r_precision": "R-precision", "legacy_prefix_average": "legacy prefix average"}
+MEASURES = {
+    "map": "MAP",
+    "chance": "MAP by chance",
+    "r_precision": "R-precision",
+    "legacy_prefix_average": "legacy prefix average",
+}
 MEASURES_AT = {
     "map_at": "MAP@",
     "precision_scope": "precision@",
     "hit": "hit@",
-    "recall": "recall@",
+    "recall": "class recall@",
     "pair_recall": "own pair within ",
 }
 KNOWN_BY: dict[str, Any] = {
@@ -155,6 +160,15 @@ def result_path(model: str, data: str, config: str | None, split: str) -> Path:
 def _plain(name: str) -> str:
     """A name as a file can have it."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:120]
+
+
+def check_result_file(path: Path) -> None:
+    """Raises where the file that a result is to replace is none."""
+    if path.is_file():
+        try:
+            read_result(path)
+        except ValueError:
+            raise ValueError(f"{path} is there and no result, so it is not overwritten: name another file.") from None
 
 
 def check_same(path: Path, model: str, data: str) -> None:

@@ -16,6 +16,13 @@ from .legacy_prefix_average import prefix_average
 
 CUTOFFS = (1, 5, 10, 20, 50, *range(100, 1001, 100))
 DIRECTIONS = {"audio_to_visual": ("audio", "visual"), "visual_to_audio": ("visual", "audio")}
+_MEANS = {
+    "map": "average_precision",
+    "chance": "chance",
+    "r_precision": "r_precision",
+    "legacy_prefix_average": "legacy_prefix_average",
+}
+"""The means over queries, and of what."""
 _AT = ("map_at", "precision_scope", "recall", "hit")
 """What is measured at every cut-off."""
 
@@ -172,11 +179,9 @@ def _direction(
             f"None of the {len(precision)} queries shares a class with any item of the gallery, so there is no MAP: "
             "are the labels those of these clips?"
         )
-    result: dict[str, Any] = {"map": float(precision[scored].mean())}
+    result: dict[str, Any] = {name: float(values[key][scored].mean()) for name, key in _MEANS.items() if key in values}
     result |= {name: _at(values[name][scored], cuts) for name in _AT}
-    result |= pair | {"r_precision": float(values["r_precision"][scored].mean())}
-    if "legacy_prefix_average" in values:
-        result["legacy_prefix_average"] = float(values["legacy_prefix_average"][scored].mean())
+    result |= pair
     result["per_class"] = _per_class(precision, labels, class_names)
     return result | {"queries": int(scored.sum()), "excluded_queries": int((~scored).sum())}
 
@@ -207,8 +212,16 @@ def _measures(ranking: Ranking, cuts: list[int], legacy: bool) -> dict[str, np.n
         "hit": _at_each(ranking.hit, cuts, ranking),
         "average_precision": ranking.average_precision(),
         "r_precision": ranking.r_precision(),
+        "chance": _by_chance(ranking),
     }
     return measures | ({"legacy_prefix_average": prefix_average(ranking)} if legacy else {})
+
+
+def _by_chance(ranking: Ranking) -> np.ndarray:
+    r"""Average precision of a random ranking, as if all items tied: $\frac 1N (H_N + \frac{(R-1)(N-H_N)}{N-1})$."""
+    items, relevant = ranking.items, ranking.relevant
+    harmonic = float((1 / np.arange(1, items + 1)).sum())
+    return (harmonic + (relevant - 1) * (items - harmonic) / max(items - 1, 1)) / max(items, 1)
 
 
 def _at_each(measure: Callable[[int], np.ndarray], cuts: list[int], ranking: Ranking) -> np.ndarray:

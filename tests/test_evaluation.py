@@ -91,6 +91,7 @@ def naive_direction(queries, gallery, members, cuts):
             "recall": {str(k): mean(relevant[:, :k].sum(1) / counts) for k in cuts},
             "hit": {str(k): mean(relevant[:, :k].any(1)) for k in cuts},
             "pair_recall": {str(k): (own < k).mean() for k in cuts},
+            "chance": mean(((1 + (ranks - 1) * (counts - 1)[:, None] / (len(order) - 1)) / ranks).mean(axis=1)),
             "r_precision": mean(precision[np.arange(len(order)), counts - 1]),
             "per_class": {
                 name: {"map": whole[of_class & scored].mean(), "queries": (of_class & scored).sum()}

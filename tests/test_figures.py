@@ -60,8 +60,8 @@ def drawing(figure, names=PLAIN, models=("dual",)):
         "clips": partial(figures.clips_per_class, counts={each: dict.fromkeys(names, 70) for each in models}),
         "loss": partial(figures.loss_terms, histories={each: history(run) for run, each in enumerate(models)}),
         "scope": partial(figures.precision_scope, curves={each: curve(run / 99) for run, each in enumerate(models)}),
-        "classes": partial(figures.class_precision, name=models[0], values=values, others=models[-1],
-                           means=values if len(models) > 1 else None),
+        "classes": partial(figures.class_precision, name=models[0], values=values,
+                           dots={models[-1]: values} if len(models) > 1 else None),
         "grid": partial(figures.alpha_beta, values={(a, b): a + b for a in (0.0, 0.01, 1.0) for b in (0.0, 0.1)},
                         measure="MAP on test", plane=(models[-1], 0.5) if len(models) > 1 else None),
         "scatter": partial(figures.scatter, groups=dict(zip(models, points[:2])), labels=labels, names=names),  # noqa: B905
@@ -176,7 +176,7 @@ def test_what_is_missing_is_left_out():
     assert [word for word in texts(root) if re.fullmatch(r"0\.\d{3}", word)][:2] == ["0.250", "0.500"]
     for draw in (
         partial(figures.clips_per_class, counts={"train": {"a": 3, "b": 0}, "test": {"a": 1}}),
-        partial(figures.class_precision, name="m", values={"a": 0.5, "b": 0.25}, means={"b": 0.5}),
+        partial(figures.class_precision, name="m", values={"a": 0.5, "b": 0.25}, dots={"n": {"b": 0.5}}),
         partial(figures.precision_scope, curves={"m": {"1": 0.5, "3": 0.25}, "n": {"1": 0.5}}),
         partial(figures.scatter, groups={"m": np.zeros((3, 2))}, labels=np.array([0, 2, 2]), names=PLAIN),
         partial(figures.similarity, cosines=np.ones((1, 1)), labels=np.array([2]), names=PLAIN),
@@ -187,7 +187,9 @@ def test_what_is_missing_is_left_out():
 def test_figures_show_the_numbers_they_were_given():
     scope = laid_out(partial(figures.precision_scope, curves={"m": {"693": 0.1, "1": 0.9, "10": 0.5, "100": 0.3}}))
     assert scope.axes[0].lines[0].get_xydata().tolist() == [[10, 0.5], [100, 0.3], [693, 0.1]]  # as the paper, from 10
-    bars = laid_out(partial(figures.class_precision, name="m", values={"a": 0.5, "b": 0.2}, means={"b": 0.3})).axes[0]
+    bars = laid_out(
+        partial(figures.class_precision, name="m", values={"a": 0.5, "b": 0.2}, dots={"n": {"b": 0.3}})
+    ).axes[0]
     assert [bar.get_width() for bar in bars.patches] == [0.5, 0.2]
     assert bars.lines[0].get_xdata()[1] == 0.3 and bars.yaxis_inverted()
     values = {(0.1, 0.0): 0.2, (0.1, 1.0): 0.4, (10.0, 0.0): 0.6, (10.0, 1.0): 0.3}

@@ -23,7 +23,7 @@ from modeling_dualspace.report_samples import Sample, class_counts
 
 CLASSES, NAME = ["dog", "drum $x$", '<b>fire</b> & "works"'], '<i>dual</i> & "co" </svg>'
 SIZES = {"train": 30, "validation": 6, "test": 18}
-NUMBERS = ["class-map", "loss", "precision-scope"]
+NUMBERS = ["class-map", "loss", "precision-scope", "own-pair"]
 COUNTED = [*NUMBERS, "clips-per-class"]
 STRANGER = '{"model_type": "clip_text_model", "hidden_size": 8, "intermediate_size": 8}'
 
@@ -121,9 +121,19 @@ def test_the_page_holds_every_figure_and_the_folder_beside_it_each_as_png(toys):
     tags, text = read(toys / "page.html")
     shown = [found["id"] for tag, found in tags if tag == "figure"]
     files = {file.stem: Image.open(file).convert("L") for file in (toys / "page-figures").glob("*.png")}
-    assert sorted(files) == sorted(shown) and sum(tag == "svg" for tag, _ in tags) == len(shown) == 11
+    assert sorted(files) == sorted(shown) and sum(tag == "svg" for tag, _ in tags) == len(shown) == 13
     kinds = [f"{kind}-{way}" for kind in ("precision-scope", "class-map") for way in ("audio-to-v", "visual-to-a")]
-    kinds += ["clips-per-class", "alpha-beta", "loss", "similarity", "tsne-audio", "tsne-visual", "tsne-embeddings"]
+    kinds += [
+        "own-pair-audio-to-v",
+        "own-pair-visual-to-a",
+        "clips-per-class",
+        "alpha-beta",
+        "loss",
+        "similarity",
+        "tsne-audio",
+        "tsne-visual",
+        "tsne-embeddings",
+    ]
     assert all(any(name.startswith(kind) for name in shown) for kind in kinds), shown
     assert all(image.size[0] > 400 and np.asarray(image).std() > 5 for image in files.values())
     assert "Left out" not in text and "18 clips, 3 classes" in text
@@ -160,7 +170,7 @@ def test_a_browser_shows_every_figure_on_any_screen_and_has_nothing_to_complain_
     command = [needs_tool("chromium"), *flags.split(), f"file://{toys}/measure.html"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     for page, width in zip(json.loads(re.search("<pre>(.*?)</pre>", done.stdout)[1]), (400, 1280), strict=True):
-        assert page["width"] <= width and page["loaded"] == [] and len(page["boxes"]) == 11
+        assert page["width"] <= width and page["loaded"] == [] and len(page["boxes"]) == 13
         assert all(across > 250 and down > 100 for across, down in page["boxes"]) and "CONSOLE" not in done.stderr
 
 
@@ -186,11 +196,12 @@ def test_what_is_not_there_or_not_the_same_is_left_out_with_a_sentence(run, sket
 @pytest.mark.parametrize(
     ("change", "data", "kinds", "why"),
     [
-        (lambda clips: dict(list(clips.items())[:3]), {"features": feature_columns(6, 8)}, ["loss"], "one `label`"),
+        (lambda clips: dict(list(clips.items())[:3]), {"features": feature_columns(6, 8)},
+         ["loss", "own-pair"], "one `label`"),
         (lambda clips: dict(list(clips.items())[:3]) | {"labels": np.eye(3)[clips["label"]]},
          {"features": feature_columns(6, 8, CLASSES, multi_label=True), "class_names": CLASSES}, COUNTED, "`label`"),
         (lambda clips: clips | {"label": clips["label"] - 9 * ("test" in clips["clip_id"][0])}, {},
-         ["loss", "clips-per-class"], "class|label"),
+         ["loss", "own-pair", "clips-per-class"], "class|label"),
         (dict, {"sizes": SIZES | {"test": 4}}, [*COUNTED, "similarity", "tsne-embeddings"],
          "t-SNE needs at least five clips"),
     ],
@@ -297,7 +308,9 @@ def test_the_best_and_the_worst_queries_are_those_by_average_precision():
     ranked = np.argsort(-visual @ audio.T, axis=1)
     hits = labels[ranked] == labels[:, None]
     naive = np.array([np.mean((np.cumsum(row) / np.arange(1, 41))[row]) for row in hits])
-    for which, rows in (("worst", np.argsort(naive)[:5]), ("best", np.argsort(-naive)[:5])):
+    for which, order in (("worst", np.argsort(naive)), ("best", np.argsort(-naive))):
+        firsts = sorted(next(place for place, row in enumerate(order) if row % 3 == label) for label in range(3))
+        rows = [*order[firsts], *np.delete(order, firsts)][:5]  # one of every class, and then the others
         assert [(int(query["clip"]), query["class"]) for query in found[which]] == [(r, CLASSES[r % 3]) for r in rows]
         assert np.allclose([query["precision"] for query in found[which]], naive[rows])
         items = [[(int(i["clip"]), i["right"], i["own"]) for i in query["found"]] for query in found[which]]

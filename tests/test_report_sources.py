@@ -206,7 +206,7 @@ def test_cells_without_alpha_beta_or_a_number_are_no_part_of_the_surface(tmp_pat
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"x is no run: expected a folder that training wrote .*, a grid .*, or a result"),
+        ({}, r"There is nothing at .*x: expected a run, a grid, or a result"),
         ({"x/notes.txt": "mine"}, "x is no run"),
         ({"x/model/notes.txt": "mine"}, "x is no run"),
         ({"x/cells/a/notes.txt": "mine"}, "x is no run"),

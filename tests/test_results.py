@@ -241,7 +241,7 @@ def test_a_table_has_both_directions_their_mean_and_every_class():
     assert "me/dualspace on toy (test): 1,200 clips\n" in text
     assert row(text, "MAP") == ["0.4000", "0.6000", "0.5000"]
     assert row(text, "R-precision") == ["0.2500", "0.2500", "0.2500"]
-    for name in ("MAP@10", "precision@10", "recall@10", "hit@10", "own pair within 10"):
+    for name in ("MAP@10", "precision@10", "class recall@10", "hit@10", "own pair within 10"):
         assert row(text, name) == ["0.5000", "0.5000", "0.5000"]
     assert row(text, "dog") == ["0.7500", "0.7500", "1,200"] and row(text, "drum") == ["-", "-", "0"]
     assert text.endswith("\nTime: embedding 1.25 s, scoring 3.3 min.")

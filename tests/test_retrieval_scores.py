@@ -53,8 +53,16 @@ def naive_direction(queries, gallery, labels, cutoffs):
             continue
         within = {k: sum(hits[:k]) for k in cuts}
         at = {k: sum(sum(hits[:j]) / j for j in range(1, k + 1) if hits[j - 1]) / min(total, k) for k in cuts}
+        # At rank j a random ranking has a relevant item in one of so many cases, and then so many more before it.
+        size = len(hits)
+        chance = [(1 + (j - 1) * (total - 1) / max(size - 1, 1)) / j / size for j in range(1, size + 1)]
         rows.append(
-            {"map": prefixes[-1], "r_precision": sum(hits[:total]) / total, "legacy_prefix_average": mean(prefixes)}
+            {
+                "chance": sum(chance),
+                "map": prefixes[-1],
+                "r_precision": sum(hits[:total]) / total,
+                "legacy_prefix_average": mean(prefixes),
+            }
             | {f"map_at {k}": at[k] for k in cuts}
             | {f"precision_scope {k}": within[k] / k for k in cuts}
             | {f"recall {k}": within[k] / total for k in cuts}
