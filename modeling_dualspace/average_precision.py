@@ -143,11 +143,8 @@ def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":
 def _ranking(device: Any, ordered: Array, hits: Array, counts: np.ndarray) -> "Ranking":
     """Looks the scores of relevant items up among all.
 
-    Args:
-        device: which does it.
-        ordered: all scores, ascending, `(q, n)`.
-        hits: those of the relevant items, ascending, at the right end of each row, `(q, w)`.
-        counts: how many they are, `(q,)`.
+    `ordered` are all scores, ascending, `(q, n)`; `hits` those of the relevant items, ascending, at the right end of
+    each row, `(q, w)`; `counts` how many they are.
     """
     items = ordered.shape[1]
     below, rows, columns, end = device.search(ordered, hits, counts)
@@ -165,16 +162,11 @@ class Ties:
 
     rows: np.ndarray
     columns: np.ndarray
-    above: np.ndarray
-    """Items before the tied ones."""
-    size: np.ndarray
-    """How many are tied."""
-    found: np.ndarray
-    """How many of those are relevant."""
-    before: np.ndarray
-    """Relevant items before them."""
-    last: np.ndarray
-    """Whether it is the last of those it is tied with."""
+    above: np.ndarray  # items before the tied ones
+    size: np.ndarray  # how many are tied
+    found: np.ndarray  # how many of those are relevant
+    before: np.ndarray  # relevant items before them
+    last: np.ndarray  # whether it is the last of those it is tied with
 
     def where(self, keep: np.ndarray) -> "Ties":
         """Some of them."""
@@ -200,8 +192,7 @@ class Ranking:
 
     device: Any
     ordered: Array
-    above: np.ndarray
-    """Items before each relevant one, `(q, w)`, from the worst to the best; rows with fewer begin with `items`."""
+    above: np.ndarray  # items before each relevant one, (q, w), from worst to best; rows with fewer begin with `items`
     counts: np.ndarray
     ties: Ties | None
 
