@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
-"""A NumPy array, or a tensor of torch."""
+Array = Any  # of NumPy, or a tensor of torch
 
 CHUNK_SCORES = 2**20
 """Queries are ranked in chunks of about this many scores, which bounds memory whatever the size of the gallery."""
