@@ -70,7 +70,7 @@ def average_precision(scores: Array, relevant: Array, k: int | None = None, *, t
     """
     if not hasattr(scores, "detach"):
         scores, relevant = np.asarray(scores), np.asarray(relevant)
-    _check(scores, relevant)
+    _check_shapes(scores, relevant)
     queries, items = scores.shape
     chunks = list(query_chunks(queries, items, chunk_scores(scores)))
 
@@ -100,12 +100,15 @@ def _threads() -> int:
     return int(given) if given.isdecimal() and int(given) else min(os.cpu_count() or 1, 8)
 
 
-def _check(scores: Array, relevant: Array) -> None:
+def _check_shapes(scores: Array, relevant: Array) -> None:
     if scores.ndim != 2 or tuple(scores.shape) != tuple(relevant.shape):
         raise ValueError(
             f"Expected scores and relevance of one shape, (queries, items); got {tuple(scores.shape)} and "
             f"{tuple(relevant.shape)}."
         )
+
+
+def _check_values(scores: Array, relevant: Array) -> None:
     if "bool" in str(scores.dtype):
         raise ValueError("Scores come first and then relevance, and these scores are True and False: are they swapped?")
     if "bool" not in str(relevant.dtype) and bool(((relevant != 0) & (relevant != 1)).any()):
@@ -128,7 +131,8 @@ def rank(scores: Array, relevant: Array, first: int = 0) -> "Ranking":
 
         ```
     """
-    _check(scores, relevant)
+    _check_shapes(scores, relevant)
+    _check_values(scores, relevant)
     device = _Cuda if _on_cuda(scores) else _Host
     scores, relevant = device.arrays(scores, relevant)
     ordered = device.sort(scores)

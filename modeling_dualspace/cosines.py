@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
-"""A NumPy array, or a tensor of torch."""
+Array = Any  # of NumPy, or a tensor of torch
 
 
 def unit_rows(rows: Array) -> Array:
@@ -27,8 +26,7 @@ def as_scores(cosines: Array) -> Array:
 
     The sums of float64 differ in their last bits by where a row lies, and float32 keeps those bits next to 0, where it
     is fine: what is equal would not tie there. So they are first rounded to multiples of 2^-39, far above such errors
-    and far below all that means anything: what is equal then ties, but for the one case in thousands of millions that
-    lies on the very edge between two multiples.
+    and far below all that means anything: what is equal then ties, unless it lies on the very edge of two multiples.
 
     Example:
         ```python

@@ -7,6 +7,7 @@ that depends on the number of clips alone: the table is that of one process to t
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from typing import Any
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from .average_precision import query_chunks
 from .distributed import agreed, all_gather, gather_named_rows, process_index, process_share, world_size
-from .feature_dataset import dataset_fingerprint, paired_rows, to_tensors
+from .feature_dataset import paired_rows, to_tensors
 from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
-from .loading import check_fit, check_model, load_model, load_split
+from .loading import check_fit, check_model, data_fingerprint, load_model, load_split
+from .modeling_crossmodal import evaluating
 from .moments import check_finite
 from .results import FORMAT, Run, read_run
 from .retrieval_scores import CUTOFFS, grid, is_known, query_scores, retrieval_scores
@@ -51,14 +53,8 @@ def embed(model: Any, split: Dataset, batch_size: int = BATCH, rows: Any = None)
         parts = [_embed_chunk(model, split, chunk, numbers[chunk], device) for chunk in chunks]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    for module in learning:
-        module.training = False
-    try:
+    with evaluating(model) if isinstance(model, nn.Module) else nullcontext():
         return _shared(list(query_chunks(len(split), 1, batch_size)), parts_of)
-    finally:
-        for module in learning:  # one by one: somebody may have frozen a part
-            module.training = True
 
 
 def _embed_chunk(model: Any, split: Dataset, chunk: slice, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -125,7 +121,7 @@ def evaluate_model(
         raise ValueError("A streaming split is not all at hand, and a ranking needs all of it: load it whole.")
     start = time.perf_counter()
     rows = paired_rows(split)
-    names = class_names_of(split.features, split.info.description or "") if class_names is None else class_names
+    names = class_names_of(split.features, split.info.description) if class_names is None else class_names
     if len(split) and not len(rows):
         raise ValueError(f"None of the {len(split)} clips has both a sound and a picture.")
     paired = split if len(rows) == len(split) else split.select(rows)
@@ -178,10 +174,10 @@ def evaluate(
     data = agreed(lambda: load_split(data_id, config, split) if first is None else first)
     agreed(lambda: check_fit(model, model_id, data, data_id))
     found = evaluate_model(model, data, **options)
-    about = _about_model(model, model_id) | _about_data(data, data_id, split, found["metrics"]["gallery"])
     return {
         "format": FORMAT,
-        **about,
+        "model": _about_model(model, model_id),
+        "data": _about_data(data, data_id, split, found["metrics"]["gallery"]),
         "metrics": found["metrics"],
         "seconds": {"training": run.seconds, **found["seconds"]},
         "options": {
@@ -208,33 +204,26 @@ def _readable(run: Run) -> Run:
 
 
 def _about_model(model: Any, name: str) -> dict[str, Any]:
-    about = {
+    return {
         "id": name,
         "model_type": model.config.model_type,
         "fingerprint": model_fingerprint(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    return {"model": about}
 
 
 def _about_data(data: Dataset, name: str, split: str, queries: int) -> dict[str, Any]:
-    names = class_names_of(data.features, data.info.description or "")
-    description = Description.parse(data.info.description or "")
-    about = {
+    names = class_names_of(data.features, data.info.description)
+    description = Description.parse(data.info.description)
+    return {
         "id": name,
         "config": data.info.config_name,
         "split": split,
-        "fingerprint": _fingerprint(data, split, description),
+        "fingerprint": data_fingerprint(data, split),
         "queries": queries,
         "classes": None if names is None else len(names),
         "synthetic": bool(description and description.synthetic),
     }
-    return {"data": about}
-
-
-def _fingerprint(data: Dataset, split: str, description: Description | None) -> str:
-    whole = description and "[" not in split
-    return description.fingerprint if description and whole else dataset_fingerprint({split: data})
 
 
 def _versions() -> dict[str, str]:

@@ -81,9 +81,9 @@ class Description:
         return text if self.class_names is None else f"{text} classes={json.dumps(self.class_names)}"
 
     @classmethod
-    def parse(cls, text: str) -> "Description | None":
+    def parse(cls, text: str | None) -> "Description | None":
         """The description of a data set of ours, None of any other."""
-        text, _, classes = text.partition(" classes=")
+        text, _, classes = (text or "").partition(" classes=")
         fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
         if not {"fingerprint", "audio", "visual", "synthetic"} <= fields.keys():
             return None
@@ -213,7 +213,7 @@ def _bytes_of(array: pa.Array, feature: Any) -> Any:
     return b"".join(b"\xff\0" if value is None else str(value).encode() + b"\0" for value in array.to_pylist())
 
 
-def class_names_of(features: Features, description: str = "") -> list[str] | None:
+def class_names_of(features: Features, description: str | None = None) -> list[str] | None:
     """The names of a data set's classes, None where nobody annotated; those of `labels` stand in the description."""
     if isinstance(features.get("label"), ClassLabel):
         return list(features["label"].names)

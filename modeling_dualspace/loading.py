@@ -11,6 +11,7 @@ from transformers import AutoModel
 from yaml import YAMLError
 
 from .arrow_tensors import arrow_view, declared_widths
+from .feature_dataset import dataset_fingerprint
 from .feature_schema import MODALITIES, Description
 from .results import is_hub_id, model_folder
 
@@ -104,10 +105,16 @@ def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:
                 f"{model_id} takes {name.replace('_', ' ')} of width {expected}, and those of {data_id} are {came} "
                 "wide: evaluate it on features like those it was trained on, or train a model on these."
             )
-    spec, description = getattr(model.config, "feature_spec", None), Description.parse(data.info.description or "")
+    spec, description = getattr(model.config, "feature_spec", None), Description.parse(data.info.description)
     made = f"audio={description.audio} visual={description.visual}" if description else spec
     if spec and spec != made:
         raise ValueError(
             f"{model_id} was trained on features of {spec}, and {data_id} holds {made}: extract the data anew, or, if "
             "they are the same under another name, correct `feature_spec` in the model's config.json."
         )
+
+
+def data_fingerprint(data: Dataset, split: str) -> str:
+    """What the card of a whole data set says; of a slice of a split, or of data without our card, found anew."""
+    description = Description.parse(data.info.description)
+    return description.fingerprint if description and "[" not in split else dataset_fingerprint({split: data})

@@ -9,10 +9,8 @@ from .files import CARD, atomic_folder
 from .retrieval_map import DESCRIPTION
 
 HERE = Path(__file__).parent
-SCRIPT, SIBLINGS = (
-    "retrieval_map.py",
-    ("average_precision.py", "cosines.py", "legacy_prefix_average.py", "retrieval_scores.py"),
-)
+SCRIPT = "retrieval_map.py"
+SIBLINGS = ("average_precision.py", "cosines.py", "legacy_prefix_average.py", "retrieval_scores.py")
 REQUIREMENTS = ("datasets>=5.2", "evaluate>=0.4.6", "numpy>=2.0")
 
 

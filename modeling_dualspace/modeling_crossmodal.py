@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -234,7 +234,7 @@ class CrossModalModel(PreTrainedModel):
             )
         self._check_features(features, width, name)
         if self.training or (not torch.compiler.is_compiling() and any(module.training for module in self.modules())):
-            with self._evaluating():
+            with evaluating(self):
                 embeds = embed(features)
         else:
             embeds = embed(features)
@@ -248,17 +248,18 @@ class CrossModalModel(PreTrainedModel):
                 )
         return embeds
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Without dropout and batch statistics; the mode of every module is put back afterwards."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            yield
-        finally:
-            # One by one: somebody may have frozen a part.
-            for module in training:
-                module.training = True
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and batch statistics; the mode of every module is put back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        # One by one: somebody may have frozen a part.
+        for module in training:
+            module.training = True
 
 
 def _check_tensor(value: Any, what: str) -> None:

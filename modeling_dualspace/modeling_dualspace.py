@@ -19,7 +19,7 @@ from .configuration_dualspace import DualSubspaceConfig
 from .distributed import all_reduce_sum, world_size
 from .fusion import fit_fusion, held_out_from, output_moments, reads_validation
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
-from .modeling_crossmodal import Batch, CrossModalModel
+from .modeling_crossmodal import Batch, CrossModalModel, evaluating
 from .moments import ColumnMoments
 from .targets import check_labels, label_targets
 from .towers import FeatureStatistics, SubspaceTowers
@@ -208,7 +208,7 @@ class DualSubspaceModel(CrossModalModel):
         self.config.fusion_choice = None
         self._share_batch_statistics()
         held_out = None
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             train = output_moments(self._outputs(data), self.config, self.device).all_reduce()
             if validation is not None and reads_validation(self.config):
                 held_out = held_out_from(self._outputs(validation), self.config, self.device)

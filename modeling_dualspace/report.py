@@ -13,11 +13,10 @@ from datasets import Dataset
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from . import figures
-from .feature_dataset import dataset_fingerprint
-from .feature_schema import Description, in_order
+from .feature_schema import in_order
 from .figure_style import DARK, LIGHT, to_png, to_svg
 from .files import atomic_folder, check_file, model_fingerprint, write_file
-from .loading import load_model, load_split, load_splits
+from .loading import data_fingerprint, load_model, load_split, load_splits
 from .optional import require
 from .report_pictures import WORDS, Picture, grid_pictures, result_pictures, training_pictures, validation_grids
 from .report_samples import PLANES, Sample, class_counts, sample
@@ -39,6 +38,7 @@ class Section:
         pictures: of it.
         extremes: the best and the worst queries, by direction.
         looked_at: whose.
+        place: where the data set was found.
     """
 
     key: DataKey
@@ -47,6 +47,7 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     extremes: dict[str, Any] = field(default_factory=dict)
     looked_at: str = ""
+    place: str = ""
 
     @property
     def results(self) -> dict[str, Mapping[str, Any]]:
@@ -100,6 +101,8 @@ def write_report(
     folder = out.with_name(f"{out.stem}-figures")
     with atomic_folder(folder, overwrite=True) as drawn:
         sections = [_section(key, sources, numbers, data, left_out) for key in keys]
+        if data and all(section.place != data for section in sections):
+            left_out.append(f"--data {data} holds none of the data sets that were scored.")
         shown: dict[str, str] = {}
         for picture in [*(picture for section in sections for picture in section.pictures), *training]:
             print(f"drawing {picture.name}", file=sys.stderr)
@@ -143,7 +146,7 @@ def _section(
     section.pictures += [*result_pictures(scored, key, numbers, tail), *grid_pictures(sources, key, numbers, tail)]
     what = f"{found['id']}, {key[1]}"
     try:
-        splits, split = _load(found, key, [*([data] if data else []), *_places(sources, key)])
+        section.place, splits, split = _load(found, key, [*([data] if data else []), *_places(sources, key)])
     except (ValueError, OSError) as error:
         left_out.append(f"{what}: clips per class, and every picture of single clips: {_short(error)}")
         return section
@@ -166,8 +169,8 @@ def _places(sources: Sequence[Source], key: DataKey) -> list[str]:
     return list(dict.fromkeys(data["id"] for data in found))
 
 
-def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple[dict[str, Dataset], Dataset]:
-    """All splits, and the one that was scored; raises where it is not here, or not what it was."""
+def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple[str, dict[str, Dataset], Dataset]:
+    """Where it is, all splits, and the one that was scored; raises where it is not here, or not what it was."""
     config = None if data["config"] in (None, "default") else data["config"]
     reasons = []
     for place in dict.fromkeys(places):
@@ -179,11 +182,9 @@ def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple
         except ValueError as error:
             reasons.append(str(error).removesuffix("."))
             continue
-        description = Description.parse(split.info.description or "")
-        ours = description.fingerprint if description else None
-        if key[0] == ours or key[0] == dataset_fingerprint({key[1]: split}):
+        if key[0] == data_fingerprint(split, key[1]):
             everything = load_splits(place, config)
-            return {name: everything[name] for name in in_order(everything)}, split
+            return place, {name: everything[name] for name in in_order(everything)}, split
         reasons.append(f"what is at {place} is not the one that was scored (its fingerprint is not {key[0]})")
     raise ValueError(f"{'; '.join(reasons)}; --data says where it is.")
 

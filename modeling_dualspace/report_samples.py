@@ -98,7 +98,7 @@ def sample(model: Any, split: Dataset) -> Sample:
         model: with `get_audio_embeds` and `get_visual_embeds`.
         split: with a `label` column.
     """
-    names = class_names_of(split.features, split.info.description or "")
+    names = class_names_of(split.features, split.info.description)
     if "label" not in split.features or names is None:
         raise ValueError("the pictures of single clips need one `label` a clip")
     paired = keep_paired(split)
@@ -115,7 +115,7 @@ def class_counts(splits: Mapping[str, Dataset]) -> dict[str, dict[str, int]]:
     """Clips of each class, by split; nothing where clips have no classes."""
     counts: dict[str, dict[str, int]] = {}
     for name, split in splits.items():
-        classes = class_names_of(split.features, split.info.description or "")
+        classes = class_names_of(split.features, split.info.description)
         if classes is None:
             return {}
         column = "label" if "label" in split.features else "labels"
@@ -144,6 +144,6 @@ def _plane(rows: np.ndarray) -> np.ndarray:
         rows = decomposition.PCA(50, random_state=0).fit_transform(rows)
     perplexity = min(30, (len(rows) - 1) / 3)
     start = "pca" if rows.shape[1] > 1 else "random"
-    # Threads that wait for each other take ten times as long over so few points.
+    # Over so few points several threads mostly wait for each other.
     with require("threadpoolctl", extra="report").threadpool_limits(1):
         return manifold.TSNE(2, perplexity=perplexity, init=start, random_state=0).fit_transform(rows)

@@ -73,11 +73,10 @@ def read_sources(paths: Iterable[str | Path]) -> list[Source]:
     named: dict[str, Source] = {}
     for source in (_read(place) for path in paths for place in _places(Path(path))):
         same = next((other for other in named.values() if _is_same(source, other)), None)
-        if same and not source.run.folder:  # one more result of a model
-            named[same.name] = replace(same, results=[*same.results, *source.results])
+        if same:  # it was named before, or this is one more result of it
+            more = [result for result in source.results if result not in same.results]
+            named[same.name] = replace(same, results=[*same.results, *more])
             continue
-        if same and all(result in same.results for result in source.results):
-            continue  # it was named before
         numbers, name = itertools.count(2), source.name
         while name in named:
             name = f"{source.name} ({next(numbers)})"
@@ -114,7 +113,7 @@ def _read(path: Path) -> Source:
         result = read_result(path)
         folder = path.resolve().parent.parent  # of a run, if results/ is where it lies
         run = Run(folder if path.resolve().parent.name == "results" and _is_run(folder) else None)
-        name = (result.get("recipe") or {}).get("name") or _name(run, str(result["model"]["id"]))
+        name = (result.get("recipe") or {}).get("name") or _name(run, str(run.folder or result["model"]["id"]))
         return Source(str(name), run, [result])
     if path.name == "model" and _is_run(path.parent):
         path = path.parent

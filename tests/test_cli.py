@@ -216,6 +216,20 @@ def test_a_data_set_that_was_loaded_before_is_not_served_once_it_is_gone(here, c
     assert main(["evaluate", "../model", "."]) == 0
 
 
+def test_what_is_no_result_of_the_same_is_not_overwritten(here, capfd):
+    config = Path("model/config.json").read_text()
+    assert main(["evaluate", "model", "toy", "--out", "model/config.json"]) == 1
+    assert "is there and no result, so it is not overwritten" in capfd.readouterr().err
+    assert Path("model/config.json").read_text() == config
+    for place in ("a/m", "b/m"):
+        shutil.copytree("model", f"{place}/checkpoint-5")
+    assert main(["evaluate", "a/m/checkpoint-5", "toy"]) == 0
+    assert main(["evaluate", "a/m/checkpoint-5", "toy"]) == 0  # of the same it is
+    capfd.readouterr()
+    assert main(["evaluate", "b/m/checkpoint-5", "toy"]) == 1
+    assert "holds the result of a/m/checkpoint-5, not of b/m/checkpoint-5" in capfd.readouterr().err
+
+
 # evaluate, several processes
 
 WORKER = """

@@ -348,3 +348,17 @@ def test_a_model_and_data_that_do_not_fit_together_are_refused(make_model, clips
         return check_fit(model, "m", data, "d")
     with pytest.raises(ValueError, match=message):
         check_fit(model, "m", data, "d")
+
+
+def test_what_has_the_two_methods_need_be_no_module(fitted, clips, write):
+    class Plain:
+        get_audio_embeds, get_visual_embeds = fitted.get_audio_embeds, fitted.get_visual_embeds
+
+    split = load_split(write(test=clips()), None, "test")
+    assert evaluate_model(Plain(), split)["metrics"] == evaluate_model(fitted, split)["metrics"]
+
+
+def test_a_stream_is_refused_in_words(fitted, clips, write):
+    split = load_split(write(test=clips()), None, "test")
+    with pytest.raises(ValueError, match="streaming split is not all at hand"):
+        evaluate_model(fitted, split.to_iterable_dataset())

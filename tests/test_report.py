@@ -277,8 +277,16 @@ def test_the_best_of_the_rivals_is_the_plane_that_a_grid_is_held_against(toys, r
 
 def test_bars_are_the_dual_model_s_and_a_mean_is_one_of_variants(toys, sketched):
     text = report_on(toys / "explicit", toys / "dual")[1]
-    assert "Bars: dual <b>&amp;" in text or re.search(r"Bars: (?!explicit)", text)
+    assert f"Bars: {NAME}. Diamonds" in text and "Bars: explicit" not in text
     assert "Diamonds" in text and "Diamonds" not in report_on(toys / "explicit")[1]
+
+
+def test_a_data_set_named_in_vain_is_said(toys, run, sketched, tmp_path):
+    other = write_data(tmp_path / "other-data", sizes=SIZES | {"test": 15})
+    (line,) = report_on(run, data=str(other))[2]
+    assert "holds none of the data sets that were scored" in line
+    with pytest.raises(ValueError, match="--data nowhere is no folder here"):
+        report_on(run, data="nowhere")
 
 
 def test_the_command_names_its_files_in_json_and_writes_over_a_former_report(run, tmp_path, capsys, sketched):

@@ -238,3 +238,31 @@ def test_a_recipe_or_a_model_that_makes_no_sense_is_named(tmp_path, file, conten
     (folder / file).write_text(content)
     with pytest.raises(ValueError, match=file):
         _ = read_sources([folder])[0].variant
+
+
+# Folders of what a report takes
+
+
+def test_folders_of_results_and_of_runs_stand_for_what_lies_in_them(tmp_path):
+    folder = tmp_path / "results-of-mine"
+    folder.mkdir()
+    for name, split in (("a", "test"), ("b", "validation")):
+        (folder / f"{name}.json").write_text(json.dumps(result(split=split, id="me/one")))
+    (folder / "c.json").write_text(json.dumps(result(id="me/two")))
+    assert {source.name: len(source.results) for source in read_sources([folder])} == {"one": 2, "two": 1}
+    for name in ("x", "y"):
+        run(tmp_path / "runs" / name, history=[0.1])
+    assert [source.name for source in read_sources([tmp_path / "runs"])] == ["x", "y"]
+
+
+def test_results_of_one_run_named_one_by_one_are_one_source(tmp_path):
+    folder = run(tmp_path / "x", history=[0.1], a=result(), b=result(split="validation"))
+    (source,) = read_sources([folder / "results" / "a.json", folder / "results" / "b.json", folder])
+    assert source.name == "x" and len(source.results) == 2
+
+
+def test_a_model_that_was_not_evaluated_says_how(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model and no result: `dualspace evaluate .*mine DATA`"):
+        read_sources([tmp_path / "mine"])
