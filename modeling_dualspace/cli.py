@@ -8,11 +8,15 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .console import exit_code, quiet
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dualspace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
     _add_metric(commands)
@@ -67,6 +72,54 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a recipe: choose an epoch on validation, refit, save; go on where a run was interrupted",
+        description="Trains what a recipe asks for, and writes a run: the model, its history, its checkpoints. Test is "
+        "scored only with --final. Runs on a GPU where there is one, and on several processes under `accelerate launch "
+        "training/train.py ...`, `accelerate launch -m modeling_dualspace train ...` or torchrun.",
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one that comes with DualSpace")
+    command.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="instead of what the recipe says: train.epochs=3"
+    )
+    command.add_argument("--resume", action="store_true", help="go on with the run in the output, if there is one")
+    command.add_argument("--overwrite", action="store_true", help="remove the run in the output, and start it anew")
+    command.add_argument("--final", action="store_true", help="then score it on test, and log that")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    command.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    return _together(lambda state: _train_there(arguments, state))
+
+
+def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
+    from .recipe import load_recipe
+    from .training_grid import train_recipe
+    from .training_report import render
+    from .training_run import StoppedError
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    try:
+        with quiet(all_warnings=not state.is_main_process):
+            outcome = train_recipe(
+                recipe,
+                resume=arguments.resume,
+                overwrite=arguments.overwrite,
+                final=arguments.final,
+                command=arguments.command,
+            )
+    except StoppedError as stopped:
+        if state.is_main_process:
+            print(f"dualspace: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    if state.is_main_process:
+        print(json.dumps(outcome) if arguments.json else render(outcome, recipe))
+    return 0
+
+
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "evaluate",
@@ -92,35 +145,44 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    return _together(lambda state: _evaluate_there(arguments, state))
+
+
+def _together(run: Callable[["PartialState"], int]) -> int:
+    """Runs a command in all processes of the launcher, on the device there is; the first speaks for all."""
+    import torch
     from accelerate import PartialState
-    from torch import cuda
 
-    from .evaluation import evaluate
-    from .files import check_file, write_json
-    from .results import check_result_file, check_same, render, result_path
-
-    names = (arguments.model, arguments.data, arguments.config, arguments.split)
-    state = PartialState(cpu=not cuda.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available())
     try:
-        out = check_file(arguments.out or result_path(*names))
-        check_result_file(out)
-        if arguments.out is None:
-            check_same(out, arguments.model, arguments.data)
-        with quiet(all_warnings=not state.is_main_process):
-            result = evaluate(
-                *names,
-                device=state.device,
-                trust_remote_code=arguments.trust_remote_code,
-                command=arguments.command,
-                batch_size=arguments.batch_size,
-                legacy_prefix_average=arguments.legacy_prefix_average,
-            )
+        return run(state)
     except Exception:
         if state.is_main_process:
             raise
         return 1  # all fail alike, or `agreed` has told the first process
     finally:
         state.destroy_process_group()
+
+
+def _evaluate_there(arguments: argparse.Namespace, state: "PartialState") -> int:
+    from .evaluation import evaluate
+    from .files import check_file, write_json
+    from .results import check_result_file, check_same, render, result_path
+
+    names = (arguments.model, arguments.data, arguments.config, arguments.split)
+    out = check_file(arguments.out or result_path(*names))
+    check_result_file(out)
+    if arguments.out is None:
+        check_same(out, arguments.model, arguments.data)
+    with quiet(all_warnings=not state.is_main_process):
+        result = evaluate(
+            *names,
+            device=state.device,
+            trust_remote_code=arguments.trust_remote_code,
+            command=arguments.command,
+            batch_size=arguments.batch_size,
+            legacy_prefix_average=arguments.legacy_prefix_average,
+        )
     if state.is_main_process:
         try:
             write_json(out, result)

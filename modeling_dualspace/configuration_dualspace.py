@@ -42,6 +42,7 @@ class CrossModalConfig(PreTrainedConfig):
         loss_weights: a weight for a named loss term, 1 where absent.
         codes: whether embeddings are codes of +-1/sqrt(bits).
         feature_spec: how the features were made; None fits any.
+        trained_on: fingerprint of the data, and the rows of each split that were learnt from: a record, not a setting.
         num_labels: number of classes, 10 unless `id2label` says otherwise.
     """
 
@@ -55,6 +56,7 @@ class CrossModalConfig(PreTrainedConfig):
     loss_weights: dict[str, float | int] = field(default_factory=dict)
     codes: bool = False
     feature_spec: str | None = None
+    trained_on: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any):
         self._refuse_unknown_keys(kwargs)

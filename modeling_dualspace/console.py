@@ -77,6 +77,39 @@ def quiet(*, all_warnings: bool = False) -> Iterator[None]:
                 library.enable_progress_bar()
 
 
+class Stop:
+    """Whether somebody asked this process to stop, and by which signal."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Being asked to stop (SIGTERM, SIGHUP, Ctrl-C) is only noted: whoever works here ends at a good place.
+
+    Who asks a second time ends it at once.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: object) -> None:
+        if stop.signal is not None:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    names = ("SIGTERM", "SIGHUP", "SIGINT")
+    before = {
+        getattr(signal, name): signal.signal(getattr(signal, name), note) for name in names if hasattr(signal, name)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
 @contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
     """Being ended tidies up as well, in this process; those it forks end as they always did."""

@@ -112,6 +112,23 @@ def agreed(run: Callable[[], Any]) -> Any:
     raise error or RuntimeError(wrong[1] or wrong[0])
 
 
+def from_first(run: Callable[[], Any]) -> Any:
+    """What `run` returns in the first process, in all of them; only there it runs, and where it fails all end."""
+    result = agreed(lambda: None if process_index() else run())
+    if world_size() > 1:
+        parcel = [result]
+        dist.broadcast_object_list(parcel)
+        (result,) = parcel
+    return result
+
+
+def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether it is true in any process; all must ask at once."""
+    count = torch.tensor(float(flag), device=device)
+    all_reduce_sum(count)
+    return bool(count.item() > 0)
+
+
 def _gather_uneven(tensor: Tensor, counts: list[int]) -> Tensor:
     longest = max(counts)
     padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])

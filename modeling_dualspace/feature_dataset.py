@@ -5,11 +5,13 @@ Writing: a `FeatureSource` says what the splits of a configuration are made of a
 `feature_statistics` and `keep_paired` take a split of any data set with these columns, loaded or streaming.
 """
 
+import copy
 import gc
 import glob
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,11 @@ class FeatureBatches:
 
     Args:
         split: a loaded split or a streaming one.
-        batch_size: rows of a batch over all processes.
+        batch_size: rows of a batch over all processes; the last has what is left.
         seed: shuffle by `(seed, epoch)`; None keeps the order. A stream is shuffled block by block.
+        even: share the rows of an epoch (of a stream, of a block) out evenly instead, over as many batches: none is
+            then much smaller than the others.
+        device: keep the whole of a loaded split there, as tensors.
         process_index: which process this is.
         num_processes: among how many.
         block: rows of a block.
@@ -160,6 +165,8 @@ class FeatureBatches:
         batch_size: int = 1024,
         *,
         seed: int | None = None,
+        even: bool = False,
+        device: torch.device | str | None = None,
         process_index: int = 0,
         num_processes: int = 1,
         block: int = 65_536,
@@ -168,30 +175,49 @@ class FeatureBatches:
             raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
         if not 0 <= process_index < num_processes:
             raise ValueError(f"Processes count from 0: {process_index=} is none of {num_processes}.")
-        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.split, self.batch_size, self.seed, self.even, self.device = split, batch_size, seed, even, device
         self.process_index, self.num_processes, self.block = process_index, num_processes, block
-        self.epoch = 0
+        self.epoch, self.skip = 0, 0
         self._resident: dict[str, Tensor] | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """The next walk is that of this epoch: another order, when shuffled."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The next walk is that of this epoch, another order when shuffled; its first `skip` batches are left out."""
+        self.epoch, self.skip = epoch, skip
+
+    def shuffled(self, batch_size: int, seed: int) -> "FeatureBatches":
+        """The same rows, and where they are resident the same memory, shuffled into even batches."""
+        if self.device is not None:
+            self._whole(self.split)
+        other = copy.copy(self)
+        other.batch_size, other.seed, other.even = batch_size, seed, True
+        return other
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        streaming = isinstance(self.split, IterableDataset)
-        if self.seed is None:
-            return self._streamed(self.split, self.batch_size) if streaming else self._in_order(self.split)
-        block = max(1, self.block // self.batch_size) * self.batch_size
-        return self._shuffled(self._streamed(self.split, block) if streaming else self._whole(self.split), self.seed)
+        skip, self.skip = self.skip, 0
+        return islice(self._walk(skip), skip, None) if isinstance(self.split, IterableDataset) else self._walk(skip)
+
+    def _walk(self, skip: int) -> Iterator[dict[str, Tensor]]:
+        if isinstance(self.split, IterableDataset):  # what is left out has to be read all the same
+            if self.seed is None:
+                return self._streamed(self.split, self.batch_size)
+            block = self.block if self.even else max(1, self.block // self.batch_size) * self.batch_size
+            return self._shuffled(self._streamed(self.split, block), self.seed, 0)
+        if self.seed is not None:
+            return self._shuffled([self._whole(self.split)], self.seed, skip)
+        return self._in_order(self.split, skip)
 
     def __len__(self) -> int:
         if isinstance(self.split, IterableDataset):
             raise TypeError("a stream does not know its length")
         return -(-len(self.split) // self.batch_size)
 
-    def _slices(self, rows: int) -> Iterator[slice]:
-        for start in range(0, rows, self.batch_size):
-            share = self._share(min(self.batch_size, rows - start))
+    def _slices(self, rows: int, skip: int = 0) -> Iterator[slice]:
+        count = -(-rows // self.batch_size)
+        edges = [
+            rows * batch // count if self.even else min(batch * self.batch_size, rows) for batch in range(count + 1)
+        ]
+        for start, stop in pairwise(edges[skip:]):
+            share = self._share(stop - start)
             yield slice(start + share.start, start + share.stop)
 
     def _share(self, size: int) -> slice:
@@ -199,23 +225,30 @@ class FeatureBatches:
         edges = [size * process // self.num_processes for process in (self.process_index, self.process_index + 1)]
         return slice(*edges)
 
-    def _in_order(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
+    def _in_order(self, split: Dataset, skip: int) -> Iterator[dict[str, Tensor]]:
+        if self.device is not None:
+            whole = self._whole(split)
+            yield from (
+                {name: column[part] for name, column in whole.items()} for part in self._slices(len(split), skip)
+            )
+            return
         view = arrow_view(split)
         widths = declared_widths(view) or widths_of(view[:])
-        for part in self._slices(len(split)):
+        for part in self._slices(len(split), skip):
             yield {"index": torch.arange(part.start, part.stop), **tensors_of(view[part], widths)}
 
-    def _shuffled(self, blocks: Iterable[dict[str, Tensor]], seed: int) -> Iterator[dict[str, Tensor]]:
+    def _shuffled(self, blocks: Iterable[dict[str, Tensor]], seed: int, skip: int) -> Iterator[dict[str, Tensor]]:
         generator = np.random.default_rng([seed, self.epoch])
         for block in blocks:
-            order = torch.from_numpy(generator.permutation(len(block["index"])))
-            for part in self._slices(len(order)):
+            order = torch.from_numpy(generator.permutation(len(block["index"]))).to(block["index"].device)
+            for part in self._slices(len(order), skip):
                 yield {name: column.index_select(0, order[part]) for name, column in block.items()}
 
-    def _whole(self, split: Dataset) -> Iterator[dict[str, Tensor]]:
+    def _whole(self, split: Dataset) -> dict[str, Tensor]:
         if self._resident is None:
-            self._resident = to_tensors(split)
-        yield self._resident
+            tensors = to_tensors(split)
+            self._resident = {name: column.to(self.device or "cpu") for name, column in tensors.items()}
+        return self._resident
 
     def _streamed(self, stream: IterableDataset, rows: int) -> Iterator[dict[str, Tensor]]:
         """Blocks of `rows` rows, of which this process takes its share unless they are to be shuffled first."""

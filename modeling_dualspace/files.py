@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 CARD = "README.md"
 MANIFEST = ".made-by-dualspace"
@@ -120,12 +121,41 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         lines = [f"{size} {name}\n" for name, size in _sizes(temporary).items()]
         (temporary / MANIFEST).write_text("".join(lines), encoding="utf-8", newline="\n")
         _check_place(out, overwrite)  # a long time may have passed
-        _swap(temporary, out)
+        _swap(temporary, out, temporary.with_name(temporary.name + "-former"))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # not empty: it was a success, or somebody else's
             for folder in made:
                 folder.rmdir()
+
+
+@contextmanager
+def swap_in(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder that takes the place of `out` once the block has ended well.
+
+    For what one process writes again and again inside a folder of its own; `recover` tidies up after it was killed.
+    """
+    make_folders(out.parent)
+    temporary = out.with_name(f".tmp-new-{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        _swap(temporary, out, out.with_name(f".tmp-former-{out.name}"))
+    except SafetensorError as error:  # it has no other word for a full disk
+        raise OSError(f"{out} could not be written: {error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Brings back what a process was killed over while `swap_in` put another in its place, and removes leftovers."""
+    for former in folder.glob(".tmp-former-*"):
+        place = former.with_name(former.name.removeprefix(".tmp-former-"))
+        if not place.exists():
+            former.rename(place)
+    for leftover in (*folder.glob(".tmp-former-*"), *folder.glob(".tmp-new-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -157,9 +187,8 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files}
 
 
-def _swap(temporary: Path, out: Path) -> None:
+def _swap(temporary: Path, out: Path, former: Path) -> None:
     """Two renames, and the former folder comes back should the second fail."""
-    former = temporary.with_name(temporary.name + "-former")
     if out.exists():
         out.rename(former)
     try:

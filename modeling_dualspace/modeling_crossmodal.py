@@ -118,6 +118,28 @@ class CrossModalModel(PreTrainedModel):
     def finish(self, data: Iterable[Batch], validation: Iterable[Batch] | None = None) -> None:
         """Fits what is a closed form of the outputs, before every scoring; may be called again and again."""
 
+    def finish_like(self, chosen: "CrossModalModel", data: Iterable[Batch]) -> None:
+        """`finish` after a refit, when no validation is left: what `chosen` chose on it is taken over."""
+        self.finish(data)
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """What `finish` chose on validation, for the record; None where it chooses nothing."""
+        return None
+
+    @property
+    def smallest_batch(self) -> int:
+        """Rows that a global batch must have for the objective to mean anything."""
+        return 1
+
+    def parts(self) -> dict[str, list[str]]:
+        """Names of tensors that belong to some data alone: what else takes over of this model must leave or cut them.
+
+        `classes`, whose first dimension counts classes; `audio_features` and `visual_features`, which look at raw
+        ones; and `fitted`, what `finish` makes.
+        """
+        return {}
+
     @can_return_tuple
     def forward(
         self,

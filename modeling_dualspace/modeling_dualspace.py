@@ -8,6 +8,7 @@ $$L = L_{corr} + \alpha L_{dis} + \beta L_{cons}$$
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,27 @@ class DualSubspaceModel(CrossModalModel):
         """Alpha and beta by the names of their terms."""
         config = self.config
         return {"discriminative": config.alpha, "orthogonality": config.beta} | config.loss_weights
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """Which candidate became the fusion."""
+        return self.config.fusion_choice
+
+    @property
+    def smallest_batch(self) -> int:
+        """Fewer rows than directions correlate perfectly, whatever they are."""
+        return self.config.explicit_dim + 2 if self.config.variant != "implicit" else 1
+
+    def parts(self) -> dict[str, list[str]]:
+        """The last layers of the implicit towers, the first of all towers with the statistics, and the fusion."""
+        found: dict[str, list[str]] = {"classes": [], "fitted": []}
+        for modality, towers in (("audio", self.audio_towers), ("visual", self.visual_towers)):
+            last = f"{modality}_towers.implicit.{len(towers.implicit) - 1}."
+            first = f"{modality}_statistics.", *(f"{modality}_towers.{name}." for name in towers.first_layers())
+            names = list(self.state_dict())
+            found["classes"] += [name for name in names if name.startswith(last)]
+            found[f"{modality}_features"] = [name for name in names if name.startswith(first)]
+        return found | {"fitted": [name for name in self.state_dict() if name.startswith("fusion.")]}
 
     def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
         """Embeddings `(n, output_dim)` of unit length of raw audio features `(n, audio_dim)`."""

@@ -63,6 +63,12 @@ class SubspaceTowers(nn.Module):
             for outputs in (config.explicit_dim, config.implicit_dim)
         )
 
+    def first_layers(self) -> list[str]:
+        """The names of the layers that features go into."""
+        return (
+            ["trunk.0"] if isinstance(self.trunk, nn.Sequential) and len(self.trunk) else ["explicit.0", "implicit.0"]
+        )
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Explicit `(n, k)` and implicit `(n, C)` outputs of features `(n, d)`."""
         features = self.trunk(features.to(next(self.parameters()).dtype))

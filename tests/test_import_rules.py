@@ -20,12 +20,16 @@ RINGS = [
         "targets", "towers",
     },
     {
-        "arrow_tensors", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
+        "arrow_tensors", "checkpoints", "clip_folder", "clip_table", "clips", "console", "data_card", "feature_builder",
         "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figure_style",
-        "figures", "files", "legacy_prefix_average", "metric_space",
-        "results", "retrieval_map", "retrieval_scores", "scene", "splits", "synthetic",
+        "figures", "files", "legacy_prefix_average", "metric_space", "optimizers", "recipe", "resources",
+        "results", "retrieval_map", "retrieval_scores", "run_folder", "scene", "splits", "synthetic", "training_data",
+        "validation",
     },
-    {"evaluation", "loading", "report", "report_pictures", "report_samples", "report_sources"},
+    {
+        "evaluation", "final_score", "loading", "model_setup", "report", "report_pictures", "report_samples",
+        "report_sources", "trainer", "training_grid", "training_report", "training_run",
+    },
     {"__init__", "__main__", "cli", "demo"},
 ]  # fmt: skip
 RING = {room: number for number, rooms in enumerate(RINGS) for room in rooms}

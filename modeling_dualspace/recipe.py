@@ -1,0 +1,380 @@
+"""Recipes: YAML files that reproduce one reported number each, typed and closed against misspelt keys."""
+
+import difflib
+import itertools
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .files import short_digest
+from .resources import resource
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on: `path`, a folder or an id of the Hub, and its `config`."""
+
+    path: str
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How a player's parameters move.
+
+    Args:
+        name: `sgd`, the paper's, or `adamw`.
+        lr: the learning rate, before the schedule.
+        momentum: of `sgd`; the first of the two betas of `adamw`.
+        weight_decay: of matrices; biases and norms have none.
+    """
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate changes: `constant`, `linear` or `cosine` to zero, after `warmup`, a share of all steps."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained.
+
+    Args:
+        epochs: passes over the training split, at most.
+        batch_size: rows of a batch over all processes, at most: an epoch's rows are shared out evenly.
+        seed: of weights, order and dropout.
+        refit: after an epoch was chosen on validation, train on train and validation together for as long.
+        precision: `fp32`, `bf16` or `fp16`; what is fitted in closed form, and the correlation, stay float32 or better.
+        compile: compile the towers by `torch.compile`.
+        clip: the largest norm of a gradient; null does not clip.
+        eval_every: epochs from one validation to the next.
+        patience: stop after so many validations without a better one; null never does.
+        optimizer: of the player `model`.
+        players: the optimisers of other players, by name.
+        schedule: of the learning rates.
+        freeze: names, or beginnings of names, of parameters that stay as they are.
+        trackers: by Accelerate: `tensorboard`, `trackio` and the like.
+        features: where they are kept: on the `device`, in `memory`, or read from disk again and again (`stream`);
+            `auto` takes the first that fits.
+    """
+
+    epochs: int = 100
+    batch_size: int = 512
+    seed: int = 0
+    refit: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    clip: float | None = None
+    eval_every: int = 1
+    patience: int | None = None
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    players: dict[str, OptimizerSettings] = field(default_factory=dict)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    freeze: list[str] = field(default_factory=list)
+    trackers: list[str] = field(default_factory=list)
+    features: Literal["auto", "device", "memory", "stream"] = "auto"
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When a run is saved, so that it can go on: every so many minutes, steps or both; the last `keep` stay."""
+
+    every_minutes: float | None = 10.0
+    every_steps: int | None = None
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, on what, how, and where it goes.
+
+    Args:
+        name: by which tables and reports call it.
+        data: what it is trained on.
+        system: the model type, with or without `dualspace_`.
+        init: a model to start from, by folder or by id of the Hub; null starts from nothing.
+        model: fields of the system's config, where they differ from its defaults (or from those of `init`).
+        train: how.
+        checkpoint: how often it is saved.
+        output: the run's folder; null is `runs/<name>`.
+        grid: lists of values by key (`model.alpha`): every combination is a run of its own.
+    """
+
+    name: str
+    data: DataSettings
+    system: str = "dualspace"
+    init: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    output: str | None = None
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return Path(self.output or f"runs/{self.name}")
+
+    def resolved(self) -> dict[str, Any]:
+        """All of it as plain values, defaults included: what is saved beside the weights."""
+        return asdict(self)
+
+    def fingerprint(self, data: str) -> str:
+        """Sixteen hex digits of all that decides the outcome: the data by its fingerprint, and no place."""
+        content = self.resolved() | {"data": {"fingerprint": data, "config": self.data.config}}
+        for key in ("output", "checkpoint", "grid"):
+            del content[key]
+        return short_digest([json.dumps(content, sort_keys=True, separators=(",", ":")).encode()])
+
+    def cells(self) -> list["Recipe"]:
+        """The runs of a grid, each named by what it sets; of a recipe without one, itself."""
+        if not self.grid:
+            return [self]
+        cells = []
+        for values in itertools.product(*self.grid.values()):
+            point = dict(zip(self.grid, values, strict=True))
+            said = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in point.items())
+            content = self.resolved() | {"grid": {}, "name": f"{self.name}[{said}]"}
+            for key, value in point.items():
+                _set(content, key, value)
+            cells.append(recipe_from(content))
+        return cells
+
+
+def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        name: a YAML file, or the name of one of ours (`vegas`).
+        overrides: `train.epochs=3` and the like; the value is YAML.
+
+    Example:
+        ```python
+        >>> load_recipe("tiny", ["train.optimizer.lr=1e-2", "name=mine"]).train.optimizer.lr
+        0.01
+
+        ```
+    """
+    file = _find(str(name))
+    content = _read(file)
+    content.setdefault("name", file.stem)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not re.fullmatch(r"[\w.]+", key):
+            raise ValueError(f"An override is KEY=VALUE, like train.epochs=3, got {override!r}.")
+        try:
+            _set(content, key, yaml.load(value, _Loader))
+        except yaml.YAMLError:
+            raise ValueError(f"The value of the override {override!r} is no YAML: quote it.") from None
+    return recipe_from(content, str(file))
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe:
+    """A recipe of plain values; raises, naming the key, where one is unknown, missing or of a wrong type."""
+    return _build(Recipe, content, "", where)
+
+
+def known_recipes() -> list[str]:
+    """The names of those that come with DualSpace."""
+    return sorted(path.stem for path in resource("configs").glob("*.yaml"))
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix not in (".yaml", ".yml") and not path.exists() and name in known_recipes():
+        return resource(f"configs/{name}.yaml")
+    close = difflib.get_close_matches(path.stem, known_recipes(), n=1)
+    hint = f" Did you mean {close[0]}?" if close else f" Ours are {', '.join(known_recipes())}."
+    raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, and a key stands once."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file, over the one it says it extends."""
+    if file.resolve() in inside:
+        raise ValueError(f"{file} extends itself: remove one of the keys `extends`.")
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold keys and values, got {type(content).__name__}.")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    below = file.parent / str(base)
+    if not below.is_file():
+        raise ValueError(f"{file} extends {base}, and there is no {below}.")
+    return _merged(_read(below, (*inside, file.resolve())), content)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys one by one; everything else as the second has it."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = content.get(parent)
+        content[parent] = dict(below) if isinstance(below, Mapping) else {}
+        content = content[parent]
+    content[last] = value
+
+
+def _build(kind: type, content: Any, path: str, where: str) -> Any:
+    """A dataclass of a mapping, checked at every level."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where}: `{path}` must hold keys and values, got {content!r}.")
+    hints, known = typing.get_type_hints(kind), {entry.name: entry for entry in fields(kind)}
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key `{_joined(path, key)}`.{_hint(str(key), path)}")
+    for name, entry in known.items():
+        if name not in content and entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(f"{where} lacks the key `{_joined(path, name)}`.")
+    return kind(**{key: _value(hints[key], value, _joined(path, key), where) for key, value in content.items()})
+
+
+def _joined(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _hint(key: str, path: str) -> str:
+    """What was meant by a key that does not exist: one beside it, or one elsewhere."""
+    keys = _all_keys(Recipe)
+    beside = {known.removeprefix(path).strip("."): known for known in keys if known.startswith(path)}
+    elsewhere = {known.rsplit(".")[-1]: known for known in keys}
+    for names in (beside, elsewhere):
+        close = difflib.get_close_matches(key, names, n=1)
+        if close:
+            return f" Did you mean `{names[close[0]]}`?"
+    return f" It may have {', '.join(sorted(name for name in beside if '.' not in name))}."
+
+
+def _all_keys(kind: type, path: str = "") -> list[str]:
+    keys = []
+    for name, hint in typing.get_type_hints(kind).items():
+        keys.append(_joined(path, name))
+        keys += _all_keys(hint, _joined(path, name)) if isinstance(hint, type) and is_dataclass(hint) else []
+    return keys
+
+
+def _value(hint: Any, value: Any, path: str, where: str) -> Any:
+    """The value, or what a mapping makes; raises unless it is of the type."""
+    if is_dataclass(hint):
+        return _build(hint, value, path, where)  # type: ignore[arg-type]
+    if hint == dict[str, OptimizerSettings] and isinstance(value, Mapping):
+        return {name: _build(OptimizerSettings, part, f"{path}.{name}", where) for name, part in value.items()}
+    if not _fits(value, hint):
+        raise ValueError(f"{where}: `{path}` must be {_words(hint)}, got {value!r}.")
+    return float(value) if hint in (float, float | None) and value is not None else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is types.UnionType:
+        return any(_fits(value, one) for one in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(
+            isinstance(name, str) and _fits(one, arguments[1]) for name, one in value.items()
+        )
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+
+
+def _words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is types.UnionType:
+        return " or ".join(map(_words, arguments))
+    if origin is list:
+        return "a list"
+    return _WORDS.get(hint, "keys and values")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    """What no type can say."""
+    train, checkpoint = recipe.train, recipe.checkpoint
+    optimizers: Sequence[tuple[str, OptimizerSettings]] = [
+        ("train.optimizer", train.optimizer),
+        *((f"train.players.{name}", settings) for name, settings in train.players.items()),
+    ]
+    bounds: list[tuple[str, float | None, float, float]] = [
+        ("train.epochs", train.epochs, 0, math.inf),
+        ("train.batch_size", train.batch_size, 1, math.inf),
+        ("train.seed", train.seed, 0, 2**31),
+        ("train.eval_every", train.eval_every, 1, math.inf),
+        ("train.patience", train.patience, 1, math.inf),
+        ("train.clip", train.clip, 1e-12, math.inf),
+        ("train.schedule.warmup", train.schedule.warmup, 0, 1),
+        ("checkpoint.every_minutes", checkpoint.every_minutes, 1e-9, math.inf),
+        ("checkpoint.every_steps", checkpoint.every_steps, 1, math.inf),
+        ("checkpoint.keep", checkpoint.keep, 1, math.inf),
+    ]
+    for path, settings in optimizers:
+        bounds += [
+            (f"{path}.lr", settings.lr, 0, math.inf),
+            (f"{path}.weight_decay", settings.weight_decay, 0, math.inf),
+        ]
+        if not 0 <= settings.momentum < 1:
+            raise ValueError(f"`{path}.momentum` must be at least 0 and below 1, got {settings.momentum}.")
+    for key, value, low, high in bounds:
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            most = f" and at most {high:g}" if high < math.inf else ""
+            raise ValueError(f"`{key}` must be at least {low:g}{most}, got {value}.")
+    if any(not values for values in recipe.grid.values()):
+        raise ValueError("`grid` must name at least one value for each of its keys.")
+    if not re.fullmatch(r"[^/\\\0]+", recipe.name) or recipe.name in (".", ".."):
+        raise ValueError(f"`name` becomes a folder's name, so it has no slash in it: got {recipe.name!r}.")

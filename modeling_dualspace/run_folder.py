@@ -1,0 +1,152 @@
+"""A run on disk: its recipe, its history, its checkpoints, the model that came out, and who is at work on it."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
+from .files import make_folders, recover, swap_in, write_file, write_json
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+NO_MATTER = ("output", "checkpoint", "train.trackers", "train.features")
+"""What may be another when a run goes on: the outcome is the same."""
+
+
+class RunFolder:
+    """Reads and writes what is below `runs/<name>`.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.model, self.chosen = path / "model", path / "before-refit"
+        self.checkpoints = path / "checkpoints"
+        self._history, self._summary = path / "history.jsonl", path / "summary.json"
+
+    def open(self, recipe: Recipe, *, resume: bool) -> None:
+        """Makes the folder, or finds in it a run of the same recipe to go on with; raises where neither can be."""
+        file = self.path / "recipe.yaml"
+        if not file.is_file():
+            if self.path.exists() and not self.path.is_dir():
+                raise ValueError(f"{self.path} is a file, and a run is a folder: choose another `output`.")
+            if self.path.is_dir() and any(one for one in self.path.iterdir() if one.name != ".lock"):
+                raise ValueError(f"{self.path} holds something that is no run: choose another `output`.")
+            self.write_recipe(recipe)
+            return
+        if not resume:
+            at = "a finished run" if self.summary else f"a run at step {self.latest_step or 0}"
+            raise ValueError(
+                f"{self.path} holds {at}: go on with it by --resume, start it anew by --overwrite, or name another "
+                "folder by output=FOLDER."
+            )
+        former = yaml.safe_load(file.read_text(encoding="utf-8"))
+        difference = _difference(former, recipe.resolved())
+        if difference:
+            raise ValueError(
+                f"{self.path} is a run of another recipe, and cannot be gone on with: {difference}. Start it anew by "
+                "--overwrite, or name another folder by output=FOLDER."
+            )
+        for folder in (self.path, self.checkpoints, self.chosen):
+            recover(folder)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """As it was resolved."""
+        text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+        write_file(self.path / "recipe.yaml", text.encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains here meanwhile; the system lets go when the process ends, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        make_folders(self.path)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"Another process is training in {self.path}: name another folder by output=."
+                ) from None
+            except OSError:  # a file system without locks
+                logger.debug("%s cannot be locked", self.path)
+            yield
+
+    @property
+    def latest_step(self) -> int | None:
+        """Of the newest checkpoint."""
+        found = checkpoints_in(self.checkpoints)
+        return int(found[0].name.removeprefix("step-")) if found else None
+
+    def save(self, checkpoint: Checkpoint, keep: int) -> None:
+        """A checkpoint; where that fails, the former ones stay as they are."""
+        try:
+            save_checkpoint(self.checkpoints, checkpoint, keep)
+        except OSError as error:
+            what = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+            last = self.latest_step
+            rest = f"the one of step {last} is whole" if last is not None else "there is none yet"
+            raise RuntimeError(
+                f"The checkpoint of step {checkpoint.step} could not be written ({what}), and {rest}. Make room, or "
+                "mend the folder, and go on with --resume."
+            ) from None
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole."""
+        return load_checkpoint(self.checkpoints)
+
+    def add_history(self, line: Mapping[str, Any]) -> None:
+        """One line more."""
+        text = json.dumps({key: _plain(value) for key, value in line.items()})
+        with self._history.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def cut_history(self, lines: int) -> None:
+        """Back to what there was when a checkpoint was saved: what followed will be seen again."""
+        kept = self._history.read_bytes().split(b"\n")[:lines] if self._history.is_file() else []
+        if kept or self._history.exists():
+            write_file(self._history, b"".join(line + b"\n" for line in kept))
+
+    def save_model(self, model: Any, *, to: Path | None = None) -> None:
+        """The model as `from_pretrained` takes it, in place of the one before."""
+        with swap_in(to or self.model) as temporary:
+            model.save_pretrained(temporary)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What came out, of a run that is finished."""
+        return json.loads(self._summary.read_text(encoding="utf-8")) if self._summary.is_file() else None
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is over."""
+        write_json(self._summary, summary)
+
+
+def _plain(value: Any) -> Any:
+    """A number that is none is written as none."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _difference(former: Any, now: Any, path: str = "") -> str | None:
+    """The first key in which two recipes differ, in words."""
+    if path in NO_MATTER:
+        return None
+    if isinstance(former, Mapping) and isinstance(now, Mapping):
+        keys = [*former, *(key for key in now if key not in former)]
+        found = (_difference(former.get(key), now.get(key), f"{path}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, found), None)
+    return None if former == now else f"`{path}` was {former} there and is {now} now"
