@@ -174,6 +174,9 @@ def evaluate(
     data = agreed(lambda: load_split(data_id, config, split) if first is None else first)
     agreed(lambda: check_fit(model, model_id, data, data_id))
     found = evaluate_model(model, data, **options)
+    seen = seen_by(model, data, split)
+    if seen:
+        found["metrics"]["seen"] = seen
     return {
         "format": FORMAT,
         "model": _about_model(model, model_id),
@@ -199,8 +202,19 @@ def evaluate(
 
 def _readable(run: Run) -> Run:
     """The run; what is wrong with its files is better known before than after."""
-    _ = run.recipe, run.history
+    _ = run.recipe, run.history, run.summary
     return run
+
+
+def seen_by(model: Any, data: Dataset, split: str) -> str | None:
+    """Whether a split is one the model was `trained` on, or `chosen` on, as far as both say."""
+    record = getattr(model.config, "trained_on", None)
+    if not record or data_fingerprint(data, split.split("[")[0]) != record.get("fingerprint"):
+        return None
+    name = split.split("[")[0]
+    if name in record.get("rows", {}):
+        return "trained"
+    return "chosen" if name == "validation" else None
 
 
 def _about_model(model: Any, name: str) -> dict[str, Any]:

@@ -64,6 +64,11 @@ class DualSubspaceModel(CrossModalModel):
         self.visual_towers = SubspaceTowers(config.visual_dim, config.visual_hidden, config)
         outputs = config.explicit_dim + config.implicit_dim
         self.fusion = CanonicalLayer(outputs, outputs, config.output_dim)
+        if config.orthogonality == "scale_free":
+            # Nothing in the objective sees where the explicit outputs are centred: Adam, which blows up any gradient to
+            # the same size, would move it by rounding alone.
+            for towers in (self.audio_towers, self.visual_towers):
+                towers.explicit[-1].bias.requires_grad_(False)  # type: ignore[union-attr]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

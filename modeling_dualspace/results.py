@@ -40,6 +40,10 @@ COMPLETE: dict[str, Any] = {
     "environment": {"versions": {"torch": None}, "device": None, "processes": None},
 } | dict.fromkeys(("seed", "recipe", "command", "date"))
 """What every result has, whatever was asked for."""
+SEEN = {
+    "trained": "The model was trained on these clips: the figures say nothing about clips it has not seen.",
+    "chosen": "The model's epoch or fusion was chosen on these clips: the figures are better than on others.",
+}
 SHOWN = ("1", "10", "100", "1000")
 """The cut-offs a table on a terminal has room for."""
 
@@ -119,14 +123,31 @@ class Run:
             entries.append(entry)
         return entries
 
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What came out, of a run that is finished."""
+        file = self.folder / "summary.json" if self.folder else None
+        if file is None or not file.is_file():
+            return {}
+        try:
+            content = json.loads(file.read_bytes())
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} is no JSON object: remove it, and finish the run again by --resume.")
+        return content
+
     @property
     def seconds(self) -> float | None:
-        """Of training, as its last validation says."""
-        return self.history[-1].get("seconds") if self.history else None
+        """Of training, validations and a refit included; of an unfinished run up to its last validation."""
+        finished = (self.summary.get("seconds") or {}).get("total")
+        return finished or (self.history[-1].get("seconds") if self.history else None)
 
     @property
     def validated(self) -> bool:
-        """Whether anything could have been chosen on validation."""
+        """Whether its epoch was chosen on validation; of an unfinished run, whether it may be."""
+        if self.summary:
+            return self.summary.get("chosen_on") == "validation"
         return any(entry.get("validation") for entry in self.history)
 
     @cached_property
@@ -259,8 +280,8 @@ def _class_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def notes_of(metrics: Mapping[str, Any]) -> list[str]:
-    """What was left out of the figures, one sentence each."""
-    notes = []
+    """What one must know of the figures: who has seen these clips, what was left out; one sentence each."""
+    notes = [SEEN[metrics["seen"]]] if metrics.get("seen") in SEEN else []
     for direction in DIRECTIONS:
         excluded = metrics[direction].get("excluded_queries")
         if excluded:

@@ -5,6 +5,7 @@ Knows of a system what `CrossModalModel` says and no names. What is validated, s
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,7 +67,10 @@ class Trainer:
         if settings.compile:
             # The towers alone: factorisations gain nothing, and progress, a new number every step, would recompile.
             model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
-        self._wrapped = accelerator.prepare_model(model) if players else model
+        with warnings.catch_warnings():
+            # torch 2.13 renames `broadcast_buffers`, which accelerate 1.15 knows by no other name.
+            warnings.simplefilter("ignore", FutureWarning)
+            self._wrapped = accelerator.prepare_model(model) if players else model
 
     @property
     def total(self) -> int:

@@ -21,6 +21,7 @@ for cache in ("HF_DATASETS_CACHE", "HF_METRICS_CACHE"):  # nor may it fill the c
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers.utils import logging
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
@@ -164,6 +165,21 @@ def make_model():
 def make_batch():
     """`make_batch(rows, seed)`; see `tiny_batch`."""
     return tiny_batch
+
+
+@pytest.fixture
+def as_split():
+    """`as_split(batch)`: its clips as a split of a data set, `label` of three classes by name."""
+
+    def of(batch, names=("dog", "drum", "train")):
+        wide = ("audio_features", "visual_features")
+        features = {name: List(Value("float32"), length=batch[name].shape[1]) for name in wide}
+        columns = {name: batch[name].tolist() for name in wide}
+        if "labels" in batch:
+            features["label"], columns["label"] = ClassLabel(names=list(names)), batch["labels"].tolist()
+        return Dataset.from_dict(columns, features=Features(features))
+
+    return of
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""A run ends as it would have ended, whatever happens to it on the way."""
+
+import errno
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from modeling_dualspace.evaluation import evaluate_model
+from modeling_dualspace.recipe import recipe_from
+from modeling_dualspace.training_data import TrainingData
+from modeling_dualspace.training_run import StoppedError, train
+
+MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
+
+
+@pytest.fixture
+def data(make_batch, as_split):
+    splits = {"train": as_split(make_batch(90)), "validation": as_split(make_batch(45, seed=2))}
+    return TrainingData(splits)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """`recipe(output, **train)`: six epochs of three batches, refit."""
+
+    def of(output="run", **settings):
+        train_settings = {"epochs": 6, "batch_size": 30, "refit": True} | settings
+        return recipe_from({
+            "name": output, "data": {"path": "none"}, "model": MODEL, "output": str(tmp_path / output),
+            "train": train_settings, "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 2},
+        })  # fmt: skip
+
+    return of
+
+
+def outcome(folder):
+    """Every byte of both models, and what the history says but for the time."""
+    weights = {
+        f"{place.parent.name}/{name}": tensor
+        for place in folder.rglob("model/model.safetensors")
+        for name, tensor in load_file(place).items()
+    }
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"]
+    return weights, lines
+
+
+def assert_same(folder, expected):
+    weights, lines = outcome(folder)
+    assert lines == expected[1]
+    assert weights.keys() == expected[0].keys() and len(weights) > 20
+    for name, tensor in expected[0].items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def in_a_child(work):
+    """The process that does it, forked here."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(recipe, data, tmp_path):
+    start = time.perf_counter()
+    child = in_a_child(lambda: train(recipe("whole"), data=data, progress=False))
+    assert os.waitpid(child, 0)[1] == 0
+    whole = time.perf_counter() - start
+    expected = outcome(tmp_path / "whole")
+
+    chance, kills, runs, finished = random.Random(0), 0, 0, 0
+    while kills < 20 or finished < runs:
+        if finished == runs:
+            runs += 1
+        name = f"run-{runs}"
+        child = in_a_child(lambda name=name: train(recipe(name), data=data, resume=True, progress=False))
+        if kills < 20:
+            time.sleep(chance.uniform(0.02, 0.6 * whole))
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            kills += 1
+            continue
+        assert status == 0
+        assert_same(tmp_path / name, expected)
+        finished += 1
+    assert kills == 20 and not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_being_asked_to_stop_saves_and_says_so_and_the_run_goes_on_to_the_same_bits(recipe, data, tmp_path):
+    train(recipe("whole"), data=data, progress=False)
+    kept = recipe("asked", features="stream")
+
+    def asked_in_the_middle():
+        def ask(step):
+            if step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        watched = Watched(data, ask)
+        with pytest.raises(StoppedError, match="saved at step 7 .*--resume") as stopped:
+            train(recipe("asked"), data=watched, progress=False)
+        assert stopped.value.signal == signal.SIGTERM
+
+    asked_in_the_middle()
+    assert (tmp_path / "asked" / "checkpoints" / "step-00000007").is_dir()
+    train(kept, data=data, resume=True, progress=False)  # where features are kept is no matter
+    assert_same(tmp_path / "asked", outcome(tmp_path / "whole"))
+
+
+class Watched(TrainingData):
+    """The same data; `seen(step)` is called as each batch is handed over."""
+
+    def __init__(self, data, seen):
+        self.__dict__ |= data.__dict__
+        self.seen, self.count = seen, 0
+
+    def steps(self, batch_size, seed):
+        epochs = super().steps(batch_size, seed)
+        walk = epochs.epoch
+
+        def watched(number, skip=0):
+            for batch in walk(number, skip):
+                self.count += 1
+                self.seen(self.count)
+                yield batch
+
+        epochs.epoch = watched
+        return epochs
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(recipe, data, tmp_path, caplog):
+    train(recipe("whole"), data=data, progress=False)
+    stop_at(recipe("damaged"), data, 10)
+    newest = tmp_path / "damaged" / "checkpoints" / "step-00000010" / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    train(recipe("damaged"), data=data, resume=True, progress=False)
+    assert "step-00000010 is damaged and passed over" in caplog.text
+    assert_same(tmp_path / "damaged", outcome(tmp_path / "whole"))
+
+
+def stop_at(recipe, data, step):
+    """Trains until a step, saves, and stops as a preempted job does."""
+    ask = lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == step else None  # noqa: E731
+    with pytest.raises(StoppedError):
+        train(recipe, data=Watched(data, ask), progress=False)
+
+
+def test_a_full_disk_ends_with_a_sentence_and_the_last_good_checkpoint_intact(recipe, data, tmp_path, monkeypatch):
+    train(recipe("whole"), data=data, progress=False)
+    write = Path.write_bytes
+    writes = []
+
+    def full(path, content):
+        writes.append(path)
+        if len(writes) > 5:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(
+            RuntimeError, match=r"step 6 could not be written \(No space left.*step 4 is whole.*--resume"
+        ):
+            train(recipe("full"), data=data, progress=False)
+    assert not list((tmp_path / "full").rglob(".tmp-*"))
+    train(recipe("full"), data=data, resume=True, progress=False)
+    assert_same(tmp_path / "full", outcome(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_no_number_says_which_term_which_step_and_what_to_try(recipe, data, tmp_path):
+    wild = recipe("wild", optimizer={"name": "sgd", "lr": 1e6})
+    with pytest.raises(ValueError, match=r"step \d+ \(epoch \d+\): `\w+` is .*train.optimizer.lr.*train.clip=1"):
+        train(wild, data=data, progress=False)
+    assert not (tmp_path / "wild" / "summary.json").exists()
+
+
+def test_a_batch_too_small_for_the_correlation_says_how_large_it_must_be(recipe, data):
+    with pytest.raises(ValueError, match="A batch would have 5 clips, and this model needs 6 at least.*batch_size"):
+        train(recipe(batch_size=5), data=data, progress=False)
+
+
+def test_the_chosen_epoch_is_the_best_on_validation_and_the_refit_takes_as_many(recipe, data, tmp_path):
+    summary = train(recipe(), data=data, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: line["validation"]["map"])
+    assert (summary["epoch"], summary["validation"]) == (best["epoch"], best["validation"])
+    assert summary["steps"] == 18 + best["epoch"] * 5  # 135 clips by 30
+    before, after = (AutoModel.from_pretrained(tmp_path / "run" / place) for place in ("before-refit/model", "model"))
+    assert before.config.trained_on["rows"] == {"train": 90}
+    assert after.config.trained_on["rows"] == {"train": 90, "validation": 45}
+    assert after.config.fusion_choice["candidate"] == before.config.fusion_choice["candidate"]
+    # What is said of the chosen model is what an evaluation from outside says of it.
+    found = evaluate_model(before, data.splits["validation"])["metrics"]
+    assert found["map"] == pytest.approx(summary["validation"]["map"], abs=1e-9)
+
+
+def test_patience_ends_a_run_that_gets_no_better(recipe, data, tmp_path):
+    train(recipe(epochs=200, patience=2, refit=False), data=data, progress=False)
+    lines = [
+        json.loads(line)["validation"]["map"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) < 200 and max(lines[-2:]) <= max(lines) == lines[-3]
+
+
+def test_a_finished_run_is_not_trained_again(recipe, data, tmp_path):
+    summary = train(recipe(), data=data, progress=False)
+    with pytest.raises(ValueError, match="holds a finished run: go on with it by --resume"):
+        train(recipe(), data=data, progress=False)
+    assert train(recipe(), data=data, resume=True, progress=False) == summary
+    with pytest.raises(ValueError, match="of another recipe.*`train.epochs` was 6 there and is 7 now"):
+        train(recipe(epochs=7), data=data, resume=True, progress=False)
+    assert train(recipe(epochs=7), data=data, overwrite=True, progress=False)["epochs"] == 7
+
+
+def test_films_nobody_annotated_train_too_and_are_scored_by_their_pairs(recipe, data):
+    data = TrainingData({name: split.remove_columns("label") for name, split in data.splits.items()})
+    summary = train(recipe(), data=data, progress=False)
+    assert summary["chosen_on"] == "validation" and summary["validation"]["relevance"] == "pair"
+
+
+def test_a_system_that_reads_no_labels_is_not_chosen_by_them(recipe, data, tmp_path):
+    blind = replace(recipe(refit=False), model=MODEL | {"variant": "explicit"})
+    summary = train(blind, data=data, progress=False)
+    assert (summary["chosen_on"], summary["epoch"]) == (None, 6)
+    history = (tmp_path / "run" / "history.jsonl").read_text()
+    assert '"relevance": "class"' in history  # for the curves
+
+
+def test_without_validation_all_epochs_are_taken_and_nothing_is_chosen(recipe, data, tmp_path):
+    summary = train(recipe(), data=TrainingData({"train": data.splits["train"]}), progress=False)
+    assert (summary["epoch"], summary["chosen_on"], summary["refit"]) == (6, None, False)
+    assert AutoModel.from_pretrained(tmp_path / "run" / "model").fitted
+
+
+@pytest.mark.parametrize("features", ["device", "memory", "stream"])
+def test_wherever_features_are_kept_the_run_is_the_same(recipe, data, tmp_path, features):
+    train(recipe("whole"), data=data, progress=False)
+    train(recipe("other"), data=TrainingData(data.splits, features=features), progress=False)
+    assert_same(tmp_path / "other", outcome(tmp_path / "whole"))
+
+
+def test_bf16_trains_near_fp32_and_saves_fp32(recipe, data, tmp_path):
+    one, other = (train(recipe(name, precision=name), data=data, progress=False) for name in ("fp32", "bf16"))
+    # Three classes: a half of the distance from chance (.34) to what fp32 reaches would be a failure.
+    assert other["validation"]["map"] > one["validation"]["map"] - 0.1
+    weights, _ = outcome(tmp_path / "bf16")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
