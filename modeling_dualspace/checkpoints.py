@@ -44,13 +44,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes one, in place of a former one of the same step, then removes all but the newest `keep`."""
     target = folder / f"step-{checkpoint.step:08}"
     with swap_in(target) as temporary:
-        digests = {}
+        digests: dict[str, str] = {}
         for part in _PARTS:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in getattr(checkpoint, part).items()}
+            # Each in memory of its own: parameters that are tied may share it, and safetensors refuses that.
+            tensors = {name: one.detach().cpu().contiguous().clone() for name, one in getattr(checkpoint, part).items()}
             content = safetensors.torch.save(tensors)
             digests[part] = hashlib.sha256(content).hexdigest()
             (temporary / f"{part}.safetensors").write_bytes(content)
         progress = {"step": checkpoint.step, "digests": digests, "progress": checkpoint.progress}
+        digests["progress"] = _digest_of(progress)
         (temporary / "progress.json").write_text(json.dumps(progress, indent=1), encoding="utf-8")
     # Of a former try there may be later ones, whose steps were taken from a state that is no more.
     newer = [path for path in checkpoints_in(folder) if _step_of(path) > checkpoint.step]
@@ -77,6 +79,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _read(path: Path) -> Checkpoint:
     content = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    if content["digests"].pop("progress") != _digest_of(content):
+        raise ValueError("progress.json is not what was written")
     parts: dict[str, Mapping[str, Tensor]] = {}
     for part in _PARTS:
         raw = (path / f"{part}.safetensors").read_bytes()
@@ -84,6 +88,10 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{part}.safetensors is not what was written")
         parts[part] = safetensors.torch.load(raw)
     return Checkpoint(int(content["step"]), dict(parts["weights"]), dict(parts["optimizers"]), content["progress"])
+
+
+def _digest_of(progress: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
 def _step_of(path: Path) -> int:

@@ -34,7 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # Overrides of a recipe may stand behind options too, where argparse looks for none.
+    if not hasattr(arguments, "overrides") or any("=" not in word or word.startswith("-") for word in rest):
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    else:
+        arguments.overrides += rest
     arguments.command = shlex.join(["dualspace", *(sys.argv[1:] if argv is None else argv)])
     return exit_code("dualspace", lambda: arguments.run(arguments))
 

@@ -136,6 +136,7 @@ class DualSubspaceConfig(CrossModalConfig):
         explicit_dim: width of the explicit subspace. The implicit one is as wide as there are classes.
         activation: after each hidden layer, by its name in transformers.
         dropout: after each activation.
+        input_dropout: of the scaled features, before the towers.
         normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
         feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
         alpha: weight of $L_{dis}$.
@@ -147,10 +148,12 @@ class DualSubspaceConfig(CrossModalConfig):
         orthogonality: `scale_free`, `batch`, or the paper's `paper`; see `orthogonality_loss`.
         fusion: `weighted-cluster-cca`, chosen on validation among all; or `cca`, the paper's, `explicit`, `implicit`,
             which are taken unseen; see `fit_fusion`.
-        fusion_ridge: r of the fusion; None has that of `weighted-cluster-cca` chosen on validation, and is 1e-4
-            elsewhere.
+        fusion_ridge: r of the fusion; None has that of `weighted-cluster-cca` chosen on validation, and is 1e-4 for
+            the others.
         fusion_cluster_weight: $\lambda$ of `weighted-cluster-cca`; None has it chosen on validation. With the ridge
             given too, nothing is left to choose.
+        fusion_features: whether the scaled features stand beside the outputs in `weighted-cluster-cca`: a linear way
+            around the towers, in closed form, which is what few clips or few steps fall back on.
         fusion_power: p of `weighted-cluster-cca`: each direction is multiplied by $\rho^p$.
         fusion_choice: what `finish` chose, with its score: a record, not a setting.
 
@@ -174,6 +177,7 @@ class DualSubspaceConfig(CrossModalConfig):
     explicit_dim: int = 10
     activation: str = "relu"
     dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
     normalization: Literal["none", "batch", "layer"] = "none"
     feature_scaling: Literal["standardize", "center", "none"] = "standardize"
     alpha: float | int = 0.01
@@ -186,6 +190,7 @@ class DualSubspaceConfig(CrossModalConfig):
     fusion: Literal["weighted-cluster-cca", "cca", "explicit", "implicit"] = "weighted-cluster-cca"
     fusion_ridge: float | int | None = None
     fusion_cluster_weight: float | int | None = None
+    fusion_features: bool = True
     fusion_power: float | int = 1.0
     fusion_choice: dict[str, Any] | None = None
 
@@ -206,6 +211,14 @@ class DualSubspaceConfig(CrossModalConfig):
         return max(self.embed_dim, self.implicit_dim) if self.fused == "weighted-cluster-cca" else self.embed_dim
 
     @property
+    def fusion_widths(self) -> tuple[int, int]:
+        """Columns that go into the fusion, of audio and visual."""
+        outputs = self.explicit_dim + self.implicit_dim
+        if not self.fusion_features or self.fused != "weighted-cluster-cca":
+            return outputs, outputs
+        return outputs + self.audio_dim, outputs + self.visual_dim
+
+    @property
     def fusion_is_open(self) -> bool:
         """Whether anything is left for validation to choose."""
         return self.fused == "weighted-cluster-cca" and None in (self.fusion_cluster_weight, self.fusion_ridge)
@@ -223,8 +236,9 @@ class DualSubspaceConfig(CrossModalConfig):
                 raise ValueError(f"`{name}` must hold widths of at least 1, got {widths}.")
         if self.explicit_dim < 1:
             raise ValueError(f"`explicit_dim` must be at least 1, got {self.explicit_dim}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout}.")
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.activation not in ACT2FN:
             close = difflib.get_close_matches(self.activation, ACT2FN, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""

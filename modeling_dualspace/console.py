@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -99,15 +100,23 @@ def asked_to_stop() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal = number
 
-    names = ("SIGTERM", "SIGHUP", "SIGINT")
-    before = {
-        getattr(signal, name): signal.signal(getattr(signal, name), note) for name in names if hasattr(signal, name)
-    }
+    before = _handled_by(note, "SIGTERM", "SIGHUP", "SIGINT")
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        _restore(before)
+
+
+def _handled_by(handler: Callable[[int, object], None], *names: str) -> dict[int, Any]:
+    """Puts a handler in the place of those there are, which are returned; what is ignored (nohup) stays so."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has not all of them
+    taken = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in taken}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextmanager
@@ -124,13 +133,11 @@ def _ended_as_interrupted() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise KeyboardInterrupt
 
-    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
-    before = {number: signal.signal(number, end) for number in ends}
+    before = _handled_by(end, "SIGTERM", "SIGHUP")
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        _restore(before)
 
 
 def _sentence(error: Exception) -> str:

@@ -213,6 +213,8 @@ class FeatureBatches:
 
     def _slices(self, rows: int, skip: int = 0) -> Iterator[slice]:
         count = -(-rows // self.batch_size)
+        if not count:
+            return
         edges = [
             rows * batch // count if self.even else min(batch * self.batch_size, rows) for batch in range(count + 1)
         ]

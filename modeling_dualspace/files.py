@@ -141,7 +141,10 @@ def swap_in(out: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        _swap(temporary, out, out.with_name(f".tmp-former-{out.name}"))
+        former = out.with_name(f".tmp-former-{out.name}")
+        if out.exists():
+            shutil.rmtree(former, ignore_errors=True)
+        _swap(temporary, out, former)
     except SafetensorError as error:  # it has no other word for a full disk
         raise OSError(f"{out} could not be written: {error}.") from None
     finally:
@@ -154,8 +157,10 @@ def recover(folder: Path) -> None:
         place = former.with_name(former.name.removeprefix(".tmp-former-"))
         if not place.exists():
             former.rename(place)
-    for leftover in (*folder.glob(".tmp-former-*"), *folder.glob(".tmp-new-*")):
+    for leftover in folder.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError):  # a file that was not whole
+            leftover.unlink(missing_ok=True)
 
 
 def _check_place(out: Path, overwrite: bool) -> None:

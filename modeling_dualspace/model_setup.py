@@ -61,6 +61,13 @@ def _config(recipe: Recipe, data: TrainingData, start: CrossModalConfig | None) 
                 "the recipe, or mend the data."
             )
     names = {} if data.class_names is None else {"id2label": dict(enumerate(data.class_names))}
+    asked = recipe.model.get("id2label")
+    if names and asked is not None and {int(index): name for index, name in dict(asked).items()} != names["id2label"]:
+        raise ValueError(
+            f"`model.id2label` names {asked} in the recipe, and the data {data.class_names}: leave it out."
+        )
+    if "model_type" in recipe.model:
+        raise ValueError("`model` has no key `model_type`: a recipe says it by `system`.")
     if names:
         facts.pop("num_labels", None)
     fields = {key: value for key, value in recipe.model.items() if key != "num_labels"} if names else dict(recipe.model)
@@ -107,18 +114,21 @@ def _take_over(model: CrossModalModel, source: CrossModalModel, recipe: Recipe) 
             logger.warning("The %s features are %s, and were %s: their first layer starts anew.", modality, now, was)
     before, after = _class_names(source.config), _class_names(model.config)
     same_classes = before == after
-    if not same_classes:
-        unfit |= set(parts.get("classes", ()))
-    kept = {name for name, tensor in old.items() if name in new and tensor.shape == new[name].shape} - unfit
+    of_classes = set() if same_classes else {*parts.get("classes", ()), *model.parts().get("classes", ())}
+    fits = {name for name, tensor in old.items() if name in new and tensor.shape == new[name].shape}
+    kept = fits - unfit - of_classes
     with torch.no_grad():
         for name in kept:
             new[name].copy_(old[name])
         if not same_classes:
             common = [one for one in after if one in before]
             rows = [after.index(one) for one in common], [before.index(one) for one in common]
-            for name in parts.get("classes", ()):
-                if common and new[name].shape[1:] == old[name].shape[1:]:
-                    new[name][rows[0]] = old[name][rows[1]].to(new[name])
+            pairs = zip(model.parts().get("classes", ()), parts.get("classes", ()), strict=True)
+            fit = [(name, other) for name, other in pairs if new[name].shape[1:] == old[other].shape[1:]]
+            fit = [(name, other) for name, other in fit if other not in unfit]
+            common = common if fit else []
+            for name, other in fit if common else ():
+                new[name][rows[0]] = old[other][rows[1]].to(new[name])
             logger.warning(
                 "The classes are others than those of %s: its last layers start anew%s.",
                 recipe.init, f", but for {', '.join(common[:5])}{' ...' if len(common) > 5 else ''}" if common else "",

@@ -62,13 +62,12 @@ class DualSubspaceModel(CrossModalModel):
         self.visual_statistics = FeatureStatistics(config.visual_dim)
         self.audio_towers = SubspaceTowers(config.audio_dim, config.audio_hidden, config)
         self.visual_towers = SubspaceTowers(config.visual_dim, config.visual_hidden, config)
-        outputs = config.explicit_dim + config.implicit_dim
-        self.fusion = CanonicalLayer(outputs, outputs, config.output_dim)
+        self.fusion = CanonicalLayer(*config.fusion_widths, config.output_dim)
         if config.orthogonality == "scale_free":
             # Nothing in the objective sees where the explicit outputs are centred: Adam, which blows up any gradient to
             # the same size, would move it by rounding alone.
             for towers in (self.audio_towers, self.visual_towers):
-                towers.explicit[-1].bias.requires_grad_(False)  # type: ignore[union-attr]
+                towers.explicit[-1].bias.requires_grad_(False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -140,11 +139,16 @@ class DualSubspaceModel(CrossModalModel):
         )
 
     def _audio_outputs(self, features: Tensor) -> Tensor:
-        """Explicit and implicit outputs `(n, k + C)`, side by side."""
-        return torch.cat(self.audio_towers(self.audio_statistics(features)), dim=1)
+        """Explicit and implicit outputs, side by side; and behind them the scaled features, if those are fused."""
+        return self._fusion_rows(self.audio_towers, self.audio_statistics(features))
 
     def _visual_outputs(self, features: Tensor) -> Tensor:
-        return torch.cat(self.visual_towers(self.visual_statistics(features)), dim=1)
+        return self._fusion_rows(self.visual_towers, self.visual_statistics(features))
+
+    def _fusion_rows(self, towers: SubspaceTowers, features: Tensor) -> Tensor:
+        outputs = towers(features)
+        wide = len(self.fusion.audio_mean) > self.config.explicit_dim + self.config.implicit_dim
+        return torch.cat([*outputs, features] if wide else outputs, dim=1)
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features, and looks at the labels."""
@@ -232,20 +236,32 @@ class DualSubspaceModel(CrossModalModel):
                 f"The model was built for embeddings {len(self.fusion.correlations)} wide, and its config asks for "
                 f"{self.config.output_dim} now: set `variant`, `fusion` and `embed_dim` before building it."
             )
+        choice, held_out = self._fit(data, validation, None)
+        if self.config.fusion_is_open and not held_out:
+            taken = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in choice.items())
+            logger.warning(f"No validation split: the fusion takes its default, {taken}, and is not chosen.")
+
+    def finish_like(self, chosen: CrossModalModel, data: Iterable[Batch]) -> None:
+        """Fits the fusion that `chosen` took on validation, to the outputs of this one."""
+        like = chosen.choice
+        if like is not None:
+            like = {key: value for key, value in like.items() if key not in ("validation_map", "candidates")}
+        self._fit(data, None, like)
+
+    def _fit(
+        self, data: Iterable[Batch], validation: Iterable[Batch] | None, like: dict[str, Any] | None
+    ) -> tuple[dict[str, Any], bool]:
+        """What was taken, and whether validation was looked at."""
         self.config.fusion_choice = None
         self._share_batch_statistics()
         held_out = None
         with evaluating(self), torch.no_grad():
-            train = output_moments(self._outputs(data), self.config, self.device).all_reduce()
+            train = output_moments(self._outputs(data), self.fusion, self.config.implicit_dim).all_reduce()
             if validation is not None and reads_validation(self.config):
-                held_out = held_out_from(self._outputs(validation), self.config, self.device)
-            self.config.fusion_choice = fit_fusion(self.fusion, self.config, train, held_out)
-        choice = self.config.fusion_choice
-        if self.config.fusion_is_open and held_out is None:
-            logger.warning(
-                f"No validation split: the fusion takes its default, a cluster weight of {choice['cluster_weight']} "
-                f"and a ridge of {choice['ridge']}, and is not chosen."
-            )
+                held_out = held_out_from(self._outputs(validation), self.fusion, self.config.implicit_dim)
+            choice = fit_fusion(self.fusion, self.config, train, held_out, like)
+        self.config.fusion_choice = choice
+        return choice, held_out is not None
 
     def _share_batch_statistics(self) -> None:
         """Averages the running statistics of batch norms over processes, each of which saw its own shards."""

@@ -57,6 +57,9 @@ class TrainSettings:
 
     Args:
         epochs: passes over the training split, at most.
+        min_steps: steps to take at least: where clips are few, there are more epochs.
+        choose: the epoch whose model is kept: the `best` on validation, or the `last`, as a schedule that ends in
+            nothing wants it.
         batch_size: rows of a batch over all processes, at most: an epoch's rows are shared out evenly.
         seed: of weights, order and dropout.
         refit: after an epoch was chosen on validation, train on train and validation together for as long.
@@ -75,6 +78,8 @@ class TrainSettings:
     """
 
     epochs: int = 100
+    min_steps: int = 0
+    choose: Literal["best", "last"] = "best"
     batch_size: int = 512
     seed: int = 0
     refit: bool = False
@@ -139,11 +144,18 @@ class Recipe:
         return asdict(self)
 
     def fingerprint(self, data: str) -> str:
-        """Sixteen hex digits of all that decides the outcome: the data by its fingerprint, and no place."""
+        """Sixteen hex digits of all that decides the outcome: the data by its fingerprint; no name and no place."""
         content = self.resolved() | {"data": {"fingerprint": data, "config": self.data.config}}
-        for key in ("output", "checkpoint", "grid"):
+        for key in ("name", "output", "checkpoint", "grid"):
             del content[key]
-        return short_digest([json.dumps(content, sort_keys=True, separators=(",", ":")).encode()])
+        content["train"] = {
+            key: value for key, value in content["train"].items() if key not in ("trackers", "features")
+        }
+        return short_digest([json.dumps(_numbers(content), sort_keys=True, separators=(",", ":")).encode()])
+
+    def to_yaml(self) -> str:
+        """As `load_recipe` reads it, with every default."""
+        return yaml.dump(self.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def cells(self) -> list["Recipe"]:
         """The runs of a grid, each named by what it sets; of a recipe without one, itself."""
@@ -152,7 +164,7 @@ class Recipe:
         cells = []
         for values in itertools.product(*self.grid.values()):
             point = dict(zip(self.grid, values, strict=True))
-            said = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in point.items())
+            said = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in point.items()).replace("/", "_")
             content = self.resolved() | {"grid": {}, "name": f"{self.name}[{said}]"}
             for key, value in point.items():
                 _set(content, key, value)
@@ -202,7 +214,7 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.suffix not in (".yaml", ".yml") and not path.exists() and name in known_recipes():
+    if name in known_recipes():
         return resource(f"configs/{name}.yaml")
     close = difflib.get_close_matches(path.stem, known_recipes(), n=1)
     hint = f" Did you mean {close[0]}?" if close else f" Ours are {', '.join(known_recipes())}."
@@ -220,9 +232,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Text that this loader would take for a number is quoted."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -241,7 +260,10 @@ def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     below = file.parent / str(base)
     if not below.is_file():
         raise ValueError(f"{file} extends {base}, and there is no {below}.")
-    return _merged(_read(below, (*inside, file.resolve())), content)
+    base = {
+        key: value for key, value in _read(below, (*inside, file.resolve())).items() if key not in ("name", "output")
+    }
+    return _merged(base, content)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,27 +291,36 @@ def _build(kind: type, content: Any, path: str, where: str) -> Any:
     hints, known = typing.get_type_hints(kind), {entry.name: entry for entry in fields(kind)}
     for key in content:
         if key not in known:
-            raise ValueError(f"{where} has an unknown key `{_joined(path, key)}`.{_hint(str(key), path)}")
+            raise ValueError(f"{where} has an unknown key `{_joined(path, key)}`.{_hint(str(key), path, known)}")
     for name, entry in known.items():
         if name not in content and entry.default is MISSING and entry.default_factory is MISSING:
             raise ValueError(f"{where} lacks the key `{_joined(path, name)}`.")
     return kind(**{key: _value(hints[key], value, _joined(path, key), where) for key, value in content.items()})
 
 
+def _numbers(content: Any) -> Any:
+    """1 and 1.0 are the same setting."""
+    if isinstance(content, Mapping):
+        return {key: _numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_numbers(value) for value in content]
+    return float(content) if isinstance(content, int) and not isinstance(content, bool) else content
+
+
 def _joined(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _hint(key: str, path: str) -> str:
+def _hint(key: str, path: str, known: Iterable[str]) -> str:
     """What was meant by a key that does not exist: one beside it, or one elsewhere."""
     keys = _all_keys(Recipe)
-    beside = {known.removeprefix(path).strip("."): known for known in keys if known.startswith(path)}
-    elsewhere = {known.rsplit(".")[-1]: known for known in keys}
+    beside = {name: _joined(path, name) for name in known}
+    elsewhere = {full.rsplit(".")[-1]: full for full in keys}
     for names in (beside, elsewhere):
         close = difflib.get_close_matches(key, names, n=1)
         if close:
             return f" Did you mean `{names[close[0]]}`?"
-    return f" It may have {', '.join(sorted(name for name in beside if '.' not in name))}."
+    return f" It may have {', '.join(sorted(beside))}."
 
 
 def _all_keys(kind: type, path: str = "") -> list[str]:
@@ -304,6 +335,8 @@ def _value(hint: Any, value: Any, path: str, where: str) -> Any:
     """The value, or what a mapping makes; raises unless it is of the type."""
     if is_dataclass(hint):
         return _build(hint, value, path, where)  # type: ignore[arg-type]
+    if path == "grid" and isinstance(value, Mapping) and not all(isinstance(one, list) for one in value.values()):
+        raise ValueError(f"{where}: `grid` must hold a list of values for each key, got {value!r}.")
     if hint == dict[str, OptimizerSettings] and isinstance(value, Mapping):
         return {name: _build(OptimizerSettings, part, f"{path}.{name}", where) for name, part in value.items()}
     if not _fits(value, hint):
@@ -352,7 +385,8 @@ def _check_numbers(recipe: Recipe) -> None:
         *((f"train.players.{name}", settings) for name, settings in train.players.items()),
     ]
     bounds: list[tuple[str, float | None, float, float]] = [
-        ("train.epochs", train.epochs, 0, math.inf),
+        ("train.epochs", train.epochs, 1, math.inf),
+        ("train.min_steps", train.min_steps, 0, math.inf),
         ("train.batch_size", train.batch_size, 1, math.inf),
         ("train.seed", train.seed, 0, 2**31),
         ("train.eval_every", train.eval_every, 1, math.inf),
@@ -374,7 +408,8 @@ def _check_numbers(recipe: Recipe) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f" and at most {high:g}" if high < math.inf else ""
             raise ValueError(f"`{key}` must be at least {low:g}{most}, got {value}.")
-    if any(not values for values in recipe.grid.values()):
-        raise ValueError("`grid` must name at least one value for each of its keys.")
+    for key, values in recipe.grid.items():
+        if not values or any(value in values[:place] for place, value in enumerate(values)):
+            raise ValueError(f"`grid` must name at least one value of `{key}`, and none twice: got {values}.")
     if not re.fullmatch(r"[^/\\\0]+", recipe.name) or recipe.name in (".", ".."):
         raise ValueError(f"`name` becomes a folder's name, so it has no slash in it: got {recipe.name!r}.")

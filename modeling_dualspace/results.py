@@ -84,7 +84,7 @@ class Run:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is no YAML: {error}.") from None
+            raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}.") from None
         parts = {str(file): content}
         if isinstance(content, dict):
             parts |= {

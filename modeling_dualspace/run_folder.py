@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 from .files import make_folders, recover, swap_in, write_file, write_json
 from .recipe import Recipe
+from .results import Run
 
 logger = logging.getLogger(__name__)
 
-NO_MATTER = ("output", "checkpoint", "train.trackers", "train.features")
+NO_MATTER = ("name", "output", "checkpoint", "train.trackers", "train.features")
 """What may be another when a run goes on: the outcome is the same."""
 
 
@@ -39,6 +38,7 @@ class RunFolder:
         if not file.is_file():
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError(f"{self.path} is a file, and a run is a folder: choose another `output`.")
+            recover(self.path)
             if self.path.is_dir() and any(one for one in self.path.iterdir() if one.name != ".lock"):
                 raise ValueError(f"{self.path} holds something that is no run: choose another `output`.")
             self.write_recipe(recipe)
@@ -49,8 +49,7 @@ class RunFolder:
                 f"{self.path} holds {at}: go on with it by --resume, start it anew by --overwrite, or name another "
                 "folder by output=FOLDER."
             )
-        former = yaml.safe_load(file.read_text(encoding="utf-8"))
-        difference = _difference(former, recipe.resolved())
+        difference = _difference(Run(self.path).recipe, recipe.resolved())
         if difference:
             raise ValueError(
                 f"{self.path} is a run of another recipe, and cannot be gone on with: {difference}. Start it anew by "
@@ -61,8 +60,7 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """As it was resolved."""
-        text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
-        write_file(self.path / "recipe.yaml", text.encode())
+        write_file(self.path / "recipe.yaml", recipe.to_yaml().encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -95,7 +93,7 @@ class RunFolder:
         try:
             save_checkpoint(self.checkpoints, checkpoint, keep)
         except OSError as error:
-            what = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+            what = f"{error.strerror}: {error.filename or self.checkpoints}" if error.strerror else str(error)
             last = self.latest_step
             rest = f"the one of step {last} is whole" if last is not None else "there is none yet"
             raise RuntimeError(
@@ -115,7 +113,7 @@ class RunFolder:
 
     def cut_history(self, lines: int) -> None:
         """Back to what there was when a checkpoint was saved: what followed will be seen again."""
-        kept = self._history.read_bytes().split(b"\n")[:lines] if self._history.is_file() else []
+        kept = self._history.read_bytes().splitlines()[:lines] if self._history.is_file() else []
         if kept or self._history.exists():
             write_file(self._history, b"".join(line + b"\n" for line in kept))
 
@@ -138,6 +136,8 @@ def _plain(value: Any) -> Any:
     """A number that is none is written as none."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -55,6 +55,7 @@ class SubspaceTowers(nn.Module):
 
     def __init__(self, width: int, hidden: list[int], config: DualSubspaceConfig):
         super().__init__()
+        self.input_dropout = nn.Dropout(config.input_dropout)
         widths = [width, *hidden]
         shared = config.variant == "shared"
         self.trunk = _layers(widths, config) if shared else nn.Identity()
@@ -71,5 +72,5 @@ class SubspaceTowers(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Explicit `(n, k)` and implicit `(n, C)` outputs of features `(n, d)`."""
-        features = self.trunk(features.to(next(self.parameters()).dtype))
+        features = self.trunk(self.input_dropout(features.to(next(self.parameters()).dtype)))
         return self.explicit(features), self.implicit(features)

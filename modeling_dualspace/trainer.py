@@ -73,9 +73,14 @@ class Trainer:
             self._wrapped = accelerator.prepare_model(model) if players else model
 
     @property
+    def epochs(self) -> int:
+        """Those of the settings, or as many as `min_steps` asks for."""
+        return max(self.settings.epochs, -(-self.settings.min_steps // len(self.batches)))
+
+    @property
     def total(self) -> int:
         """Steps of the whole schedule, whether or not they are all taken."""
-        return self.settings.epochs * len(self.batches)
+        return self.epochs * len(self.batches)
 
     @property
     def epoch(self) -> int:
@@ -86,9 +91,9 @@ class Trainer:
         """Takes steps until so many epochs are over; after each, says whether one just was.
 
         Args:
-            epochs: those of the settings, unless fewer are wanted.
+            epochs: all of them, unless fewer are wanted.
         """
-        until = self.settings.epochs if epochs is None else epochs
+        until = self.epochs if epochs is None else epochs
         if not self.turns:
             return
         while self.epoch < until:

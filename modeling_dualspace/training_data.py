@@ -1,13 +1,15 @@
 """The splits of a data set as a trainer walks them: resident where they fit, read from disk where they do not."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psutil
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
-from .distributed import agreed, process_index, world_size
+from .distributed import anywhere, process_index, world_size
 from .feature_dataset import FeatureBatches, dataset_fingerprint, keep_paired
 from .feature_schema import MODALITIES, Description, class_names_of
 
@@ -40,7 +42,6 @@ class TrainingData:
         for name, split in splits.items():
             if isinstance(split, IterableDataset):
                 raise ValueError(f"The split {name} is a stream: load it whole, it is read from disk if need be.")
-        fingerprint = _fingerprint(splits)
         self.splits = {name: keep_paired(splits[name]) for name in ("train", "validation") if name in splits}
         empty = next((name for name, split in self.splits.items() if not len(split)), None)
         if empty == "train":
@@ -53,7 +54,7 @@ class TrainingData:
         self.config = train.info.config_name
         self.description = Description.parse(train.info.description)
         self.class_names = class_names_of(train.features, train.info.description)
-        self.fingerprint = fingerprint
+        self.fingerprint = _fingerprint(splits)
         self._passes: dict[str, FeatureBatches] = {}
 
     @property
@@ -74,12 +75,12 @@ class TrainingData:
             return len(self.class_names)
         if not self.labelled:
             return None
-        highest = 0
-        for name in self.splits:
-            for batch in self.passes(name) or ():
-                labels = batch["labels"]
-                highest = max(highest, labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1)
-        return highest or None
+        # Of whole splits: a process that looked at its share alone might count fewer than another.
+        if "labels" in self.splits["train"].column_names:
+            return len(next(row for row in self.splits["train"]["labels"] if row is not None))
+        known = [split for split in self.splits.values() if "label" in split.column_names]
+        found = [pc.max(split.with_format("arrow")[:]["label"]).as_py() for split in known]
+        return max((number + 1 for number in found if number is not None), default=0) or None
 
     def record(self, *names: str) -> dict[str, Any]:
         """What a model keeps of what it learnt from."""
@@ -97,6 +98,11 @@ class TrainingData:
     def steps(self, batch_size: int, seed: int) -> "Epochs":
         """Shuffled batches of the training split."""
         return Epochs(self, batch_size, seed)
+
+    @property
+    def blocks(self) -> int:
+        """In how many an epoch is shuffled: one, unless it is read from disk."""
+        return -(-len(self.splits["train"]) // BLOCK) if self.features == "stream" else 1
 
     def joined(self) -> "TrainingData":
         """Train and validation as one split to learn from, for a refit."""
@@ -129,7 +135,7 @@ class Epochs:
         self.rows, self.device = len(split), data.device
         blocks = [self.rows]
         if data.features == "stream":
-            size = -(-self.rows // -(-self.rows // BLOCK))
+            size = -(-self.rows // data.blocks)
             blocks = [min(size, self.rows - start) for start in range(0, self.rows, size)]
             stream = split.to_iterable_dataset()
             self._batches = data._batches(stream, batch_size, seed=seed, even=True, block=size)
@@ -156,14 +162,20 @@ def _place(data: TrainingData, asked: str) -> str:
     if asked != "auto":
         return asked
     values = sum(len(split) for split in data.splits.values()) * sum(data.widths.values())
-    bytes_needed = 8 * values
-    if data.device.type == "cuda":
-        if agreed(lambda: bytes_needed < torch.cuda.mem_get_info(data.device)[0]):
-            return "device"
-    fits = bytes_needed < psutil.virtual_memory().available
-    return ("device" if data.device.type == "cpu" else "memory") if fits else "stream"
+    needed = 8 * values
+    # All processes keep them in the same kind of place, or they would not walk in step.
+    if data.device.type == "cuda" and not anywhere(needed > torch.cuda.mem_get_info(data.device)[0], data.device):
+        return "device"
+    share = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if anywhere(needed > share, data.device):
+        return "stream"
+    return "device" if data.device.type == "cpu" else "memory"
 
 
 def _fingerprint(splits: Mapping[str, Dataset]) -> str:
     description = Description.parse(splits["train"].info.description)
-    return description.fingerprint if description else dataset_fingerprint(splits)
+    if description:
+        return description.fingerprint
+    common = set.intersection(*(set(split.column_names) for split in splits.values()))
+    wanted = [name for name in splits["train"].column_names if name in common]
+    return dataset_fingerprint({name: split.select_columns(wanted) for name, split in splits.items()})

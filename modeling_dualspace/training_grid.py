@@ -1,10 +1,11 @@
 """What a recipe asks for: one run, or a grid of them, a cell for every combination of its values."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from .distributed import from_first, process_index
@@ -25,23 +26,23 @@ def train_recipe(recipe: Recipe, *, final: bool = False, command: str | None = N
         command: what was typed.
         options: `resume`, `overwrite`, `progress`, `data` and `accelerator` as for `train`.
     """
-    accelerator = options.pop("accelerator", None) or make_accelerator(recipe)
     run = train_grid if recipe.grid else train
-    outcome = run(recipe, accelerator=accelerator, **options)
+    outcome = run(recipe, **options)
     if not final:
         return outcome
+    device = make_accelerator(recipe).device
     if not recipe.grid:
-        return outcome | {"final": _scores(recipe, accelerator, command)}
+        return outcome | {"final": _scores(recipe, device, command)}
     for row in outcome["rows"]:
-        cell = replace(recipe, grid={}, output=str(recipe.folder / "cells" / row["cell"]))
-        row["final"] = _scores(cell, accelerator, command)
+        cell = next(one for one in recipe.cells() if _point(one, recipe) == {key: row[key] for key in recipe.grid})
+        row["final"] = _scores(replace(cell, output=str(recipe.folder / "cells" / row["cell"])), device, command)
     from_first(lambda: write_json(recipe.folder / "table.json", outcome))
     return outcome
 
 
-def _scores(recipe: Recipe, accelerator: Accelerator, command: str | None) -> dict[str, Any]:
+def _scores(recipe: Recipe, device: torch.device, command: str | None) -> dict[str, Any]:
     """Both directions and their mean, of each model that was scored."""
-    found = score_final(recipe, device=accelerator.device, command=command)
+    found = score_final(recipe, device=device, command=command)
     return {
         name: {"map": metrics["map"], **{direction: metrics[direction].get("map") for direction in DIRECTIONS}}
         for name, metrics in ((name, result["metrics"]) for name, result in found.items())
@@ -69,34 +70,25 @@ def train_grid(
         overwrite: start all of them anew.
         progress: say on stderr what is going on.
     """
-    accelerator = accelerator or make_accelerator(recipe)
-    data = data or open_data(recipe, accelerator.device)
-    cells = [_placed(cell, recipe, data) for cell in recipe.cells()]
-    if not (resume or overwrite):
-        from_first(lambda: _refuse(recipe, cells))
+    cells = recipe.cells()
+    opened: dict[tuple[Any, ...], TrainingData] = {}
     rows = []
     for number, cell in enumerate(cells, start=1):
+        there = accelerator or make_accelerator(cell)
+        key = (cell.data, cell.train.features)
+        if data is None and key not in opened:
+            opened.clear()  # one data set at a time is in memory
+            opened[key] = open_data(cell, there.device)
+        clips = data or opened[key]
+        cell = replace(cell, output=str(recipe.folder / "cells" / cell.fingerprint(clips.fingerprint)))
         if progress and not process_index():
             print(f"cell {number} of {len(cells)}: {cell.name}", file=sys.stderr)
-        summary = train(cell, data=data, resume=resume, overwrite=overwrite, accelerator=accelerator, progress=progress)
+        summary = train(cell, data=clips, resume=resume, overwrite=overwrite, accelerator=there, progress=progress)
         rows.append({"cell": cell.folder.name, **_point(cell, recipe), **_result(summary)})
     rows.sort(key=lambda row: -(row["map"] or 0.0))
     table = {"format": 1, "name": recipe.name, "grid": recipe.grid, "rows": rows}
     from_first(lambda: write_json(recipe.folder / "table.json", table))
     return table
-
-
-def _placed(cell: Recipe, grid: Recipe, data: TrainingData) -> Recipe:
-    return replace(cell, output=str(grid.folder / "cells" / cell.fingerprint(data.fingerprint)))
-
-
-def _refuse(recipe: Recipe, cells: Sequence[Recipe]) -> None:
-    """A folder with cells is not trained in by accident."""
-    if any((cell.folder / "recipe.yaml").is_file() for cell in cells):
-        raise ValueError(
-            f"{recipe.folder} holds cells of this grid already: go on with them by --resume, start them anew by "
-            "--overwrite, or name another folder by output=FOLDER."
-        )
 
 
 def _point(cell: Recipe, grid: Recipe) -> dict[str, Any]:

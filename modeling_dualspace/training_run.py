@@ -71,8 +71,16 @@ class Progress:
     steps_before: int = 0
     """Those of former phases."""
     seconds: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "validation": 0.0, "refit": 0.0})
+    epochs: int = 0
+    """Of the whole schedule."""
+    chose: bool = False
+    """Whether the epoch was chosen on validation."""
     rows: int = 0
     """Clips that were learnt from, over all epochs."""
+    data: str | None = None
+    """Its fingerprint."""
+    blocks: int | None = None
+    """In which an epoch is shuffled."""
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -160,7 +168,7 @@ class _Training:
         progress: bool,
     ):
         self.recipe, self.data, self.accelerator, self.folder, self.stop = recipe, data, accelerator, folder, stop
-        self.progress = Progress()
+        self.progress = Progress(data=data.fingerprint, blocks=data.blocks)
         self.bar = tqdm(disable=None if progress and not process_index() else True, unit=" steps", desc=recipe.name)
         self.says = progress and not process_index()
         self.saved = time.monotonic()
@@ -170,8 +178,8 @@ class _Training:
         """Goes on to the end."""
         self.checkpoint = from_first(self._found)
         if self.checkpoint is not None:
-            content = self.checkpoint.progress["progress"]
-            self.progress = Progress(**content)
+            self.progress = Progress(**self.checkpoint.progress["progress"])
+            self._check_data()
             self._say(f"going on from step {self.progress.step} ({self.progress.phase})")
         from_first(lambda: self.folder.cut_history(self.progress.lines))
         if self.recipe.train.trackers:
@@ -192,19 +200,34 @@ class _Training:
     def _found(self) -> Checkpoint | None:
         return self.folder.load()
 
+    def _check_data(self) -> None:
+        """What was begun on one data set is not gone on with on another."""
+        data, progress = self.data, self.progress
+        if progress.data not in (None, data.fingerprint):
+            raise ValueError(
+                f"{self.folder.path} was trained on data of the fingerprint {progress.data}, and those of "
+                f"{self.recipe.data.path} have {data.fingerprint}: bring the former back, or start anew by --overwrite."
+            )
+        if progress.blocks not in (None, data.blocks):
+            place = "stream" if progress.blocks > data.blocks else "memory"
+            raise ValueError(
+                f"{self.folder.path} shuffled its clips in {progress.blocks} blocks, and would in {data.blocks} now, "
+                f"since features are kept elsewhere: set train.features={place}."
+            )
+
     # Choosing an epoch.
 
     def _choose(self) -> None:
         model = agreed(lambda: build_model(self.recipe, self.data))
         trainer = self._trainer(model, self.data)
         chooses = self.data.passes("validation") is not None and (model.uses_labels or not self.data.labelled)
+        chooses = chooses and self.recipe.train.choose == "best"
         try:
-            if not model.config.turns:
-                self._validate(trainer, chooses)
+            line = self._validate(trainer, chooses) if not model.config.turns else None
             for epoch_is_over in self._steps(trainer, None):
                 last = trainer.step == trainer.total
                 if epoch_is_over and (trainer.epoch % self.recipe.train.eval_every == 0 or last):
-                    self._validate(trainer, chooses)
+                    line = self._validate(trainer, chooses)
                     if chooses and self._is_stale():
                         break
                 if not last:
@@ -212,7 +235,8 @@ class _Training:
         finally:
             trainer.close()
         if not chooses:
-            self._keep(model, None, trainer.epoch)
+            self._keep(model, line or {"step": trainer.step, "epoch": trainer.epoch, "validation": None})
+        self.progress.chose, self.progress.epochs = chooses, trainer.epochs if model.config.turns else 0
         refits = self.recipe.train.refit and "validation" in self.data.splits
         self._end_phase("refit" if refits else "done", trainer)
 
@@ -249,8 +273,8 @@ class _Training:
             yield epoch_is_over
             start = time.perf_counter()
 
-    def _validate(self, trainer: Trainer, chooses: bool) -> None:
-        """Fits what is fitted in closed form, scores, and keeps the model if it is the best so far."""
+    def _validate(self, trainer: Trainer, chooses: bool) -> dict[str, Any]:
+        """Fits what is fitted in closed form, scores, keeps the model if it is the best so far; a line of history."""
         losses = trainer.losses()
         start = time.perf_counter()
         model, progress = trainer.model, self.progress
@@ -258,9 +282,7 @@ class _Training:
         validation = self.data.passes("validation")
         found = None
         if validation is not None:
-            train = self.data.passes("train")
-            assert train is not None
-            agreed(lambda: model.finish(train, validation))
+            self._finish(model)
             found = validate(model, validation)
         progress.seconds["validation"] += time.perf_counter() - start
         line = {
@@ -279,17 +301,20 @@ class _Training:
         progress.stale = 0 if better else progress.stale + 1
         if better:
             self._keep(model, line)
-        self._show(line, better)
+        self._show(line, better, trainer.epochs)
+        return line
 
-    def _keep(self, model: CrossModalModel, line: dict[str, Any] | None, epoch: int = 0) -> None:
-        """The model is what came out so far, chosen by a line of the history, or because it is the last."""
-        if line is None:
-            train = self.data.passes("train")
-            assert train is not None
-            agreed(lambda: model.finish(train, self.data.passes("validation")))
+    def _finish(self, model: CrossModalModel) -> None:
+        train = self.data.passes("train")
+        assert train is not None
+        agreed(lambda: model.finish(train, self.data.passes("validation")))
+
+    def _keep(self, model: CrossModalModel, line: dict[str, Any]) -> None:
+        """The model is what came out so far: by this line of the history it is the best, or the last."""
+        if not line["validation"]:
+            self._finish(model)
         model.config.trained_on = self.data.record("train")
         from_first(lambda: self.folder.save_model(model))
-        line = line or {"step": self.progress.step, "epoch": epoch, "validation": None}
         self.progress.best = line | {"choice": model.choice}
 
     # Refitting.
@@ -364,12 +389,12 @@ class _Training:
         self._save(lambda content: Checkpoint(0, {}, {}, dict(content)))
         self.checkpoint = None
 
-    def _show(self, line: Mapping[str, Any], better: bool) -> None:
+    def _show(self, line: Mapping[str, Any], better: bool, epochs: int) -> None:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in line["terms"].items()})
         found = line["validation"]
         terms = "  ".join(f"{name} {value:.4f}" for name, value in line["terms"].items())
         score = "" if found is None else f"  validation MAP {found['map']:.4f}{' *' if better else ''}"
-        self._say(f"epoch {line['epoch']}/{self.recipe.train.epochs}  {terms}{score}")
+        self._say(f"epoch {line['epoch']}/{epochs}  {terms}{score}")
 
     def _say(self, text: str) -> None:
         if self.says:
@@ -384,8 +409,8 @@ class _Training:
             "format": FORMAT,
             "name": self.recipe.name,
             "epoch": best.get("epoch"),
-            "epochs": self.recipe.train.epochs,
-            "chosen_on": "validation" if best.get("validation") else None,
+            "epochs": progress.epochs,
+            "chosen_on": "validation" if progress.chose else None,
             "validation": best.get("validation"),
             "choice": best.get("choice"),
             "refit": self.recipe.train.refit and "validation" in self.data.splits,

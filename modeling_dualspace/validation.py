@@ -32,6 +32,8 @@ def validate(model: CrossModalModel, batches: Iterable[Batch]) -> dict[str, Any]
             visual = model.get_visual_embeds(rows["visual_features"]).float()
             labels = rows.get("labels", torch.full((len(audio),), UNKNOWN, device=audio.device))
             parts.append((audio, visual, *label_targets(labels, model.config.num_labels or 1)))
+    if not parts:
+        raise ValueError("There is no clip to validate on: expected a data pass with at least one batch.")
     audio, visual, targets, known = (torch.cat(columns) for columns in zip(*parts, strict=True))
     relevance = "class" if gather_rows(known).any() else "pair"
     if relevance == "class":

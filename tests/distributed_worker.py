@@ -66,7 +66,7 @@ def gradient(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[tor
     """Loss of a batch, and its gradient as one vector."""
     output = model(**batch)
     output.loss.backward()
-    return [output.loss.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])]
+    return [output.loss.detach(), torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad])]
 
 
 def moments_of(data: dict[str, torch.Tensor], offset: float) -> tuple[ColumnMoments, PairMoments]:
@@ -83,12 +83,17 @@ def said_by(columns: ColumnMoments, pairs: PairMoments) -> list[torch.Tensor]:
     return [columns.mean, columns.variance(), *pairs.covariances(0.3), pairs.class_weight, pairs.weight]
 
 
-def fitted(model: DualSubspaceModel, data, validation) -> torch.Tensor:
+def fitted(model: DualSubspaceModel, data, validation, like=None) -> torch.Tensor:
     """Statistics, fusion and choice after both closed forms, as one vector."""
     model.prepare([data])
-    model.finish([data], [validation])
+    if like is None:
+        model.finish([data], [validation])
+    else:
+        chosen = make_model()
+        chosen.config.fusion_choice = like
+        model.finish_like(chosen, [data, validation])
     choice = model.config.fusion_choice
-    numbers = [choice.get("cluster_weight", -1), choice.get("ridge", -1), choice["validation_map"]]
+    numbers = [choice.get("cluster_weight", -1), choice.get("ridge", -1), choice.get("validation_map", -1)]
     buffers = [buffer.flatten() for buffer in model.buffers()]
     return torch.cat([*buffers, torch.tensor(numbers, dtype=torch.float64)])
 
@@ -96,6 +101,17 @@ def fitted(model: DualSubspaceModel, data, validation) -> torch.Tensor:
 def without_labels(data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pairs alone."""
     return {name: rows for name, rows in data.items() if name != "labels"}
+
+
+def fits(data, validation) -> dict[str, torch.Tensor]:
+    """`fitted` with and without features, without labels, and as another model chose."""
+    like = {"candidate": "with-features", "cluster_weight": 0.3, "ridge": 0.05}
+    return {
+        "fit": fitted(make_model(), data, validation),
+        "outputs": fitted(make_model(fusion_features=False), data, validation),
+        "pairs": fitted(make_model(), *map(without_labels, (data, validation))),
+        "like": fitted(make_model(), data, validation, like),
+    }
 
 
 class TwoPlayersConfig(CrossModalConfig):
@@ -144,9 +160,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     one = {f"gradient/{name}": gradient(make_model(**settings), data) for name, settings in LOSSES.items()}
     one |= {f"moments/{offset}": said_by(*moments_of(data, offset)) for offset in OFFSETS}
     one |= {f"player/{player}": step_of(player, data, parallel=False) for player in ("critic", "model")}
-    one["fit"] = fitted(make_model(), data, validation)
-
-    one["pairs"] = fitted(make_model(), *map(without_labels, (data, validation)))
+    one |= fits(data, validation)
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     several = {}
@@ -162,8 +176,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         for offset in OFFSETS:
             reduced = (moments.all_reduce() for moments in moments_of(mine, offset))
             several[f"{split}/moments/{offset}"] = said_by(*reduced)
-        several[f"{split}/fit"] = fitted(make_model(), mine, shard(validation, rank, first))
-        several[f"{split}/pairs"] = fitted(make_model(), *map(without_labels, (mine, shard(validation, rank, first))))
+        several |= {f"{split}/{name}": found for name, found in fits(mine, shard(validation, rank, first)).items()}
     try:
         gather_named_rows(
             {"rows": torch.zeros(2, 3)} if rank else {"rows": torch.zeros(2, 3), "labels": torch.zeros(2)}

@@ -43,8 +43,8 @@ def same(one, other):
 def test_what_is_read_is_to_the_bit_what_was_written(tmp_path):
     tiny = torch.tensor([1e-45, -0.0, 3.4e38, float("inf")])
     weights = {
-        "float": tiny, "double": tiny.double() / 3, "half": torch.randn(2, 3).half(), "bfloat": torch.randn(5).bfloat16(),
-        "whole": torch.tensor(7), "flag": torch.tensor([True, False]), "turned": torch.randn(3, 4).T,
+        "float": tiny, "double": tiny.double() / 3, "half": torch.randn(2, 3).half(), "whole": torch.tensor(7),
+        "bfloat": torch.randn(5).bfloat16(), "flag": torch.tensor([True, False]), "turned": torch.randn(3, 4).T,
         "none": torch.zeros(0, 3), "slice": torch.randn(9, 9)[2:4, ::3], "grad": torch.randn(2, requires_grad=True),
     }  # fmt: skip
     progress = {"best": None, "sums": {"loss": [0.1 + 0.2, 3]}, "name": "ü", "seconds": 1e-17, "deep": {"a": [1, [2]]}}

@@ -77,11 +77,11 @@ def test_players_that_take_turns_take_the_same_steps_as_one_process(two_processe
         assert largest_difference(said["several"][f"{split}/{key}"], said["one"][key]) < 1e-9
 
 
-@pytest.mark.parametrize("labels", ["fit", "pairs"])
+@pytest.mark.parametrize("fit", ["fit", "outputs", "pairs", "like"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_two_ranks_fit_the_same_statistics_and_choose_the_same_fusion_as_one(two_processes, split, labels):
+def test_two_ranks_fit_the_same_statistics_and_choose_the_same_fusion_as_one(two_processes, split, fit):
     for said in two_processes:
-        actual, expected = said["several"][f"{split}/{labels}"], said["one"][labels]
+        actual, expected = said["several"][f"{split}/{fit}"], said["one"][fit]
         assert torch.equal(actual[-3:-1], expected[-3:-1])
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 

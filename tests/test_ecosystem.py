@@ -16,6 +16,7 @@ from modeling_dualspace import (
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_statistics_and_fusion_stay_float32_under_every_dtype(fitted, batch, tmp_path, dtype):
+    assert fitted.choice["candidate"] == "with-features"
     fitted.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path, dtype=dtype)
     cast = copy.deepcopy(fitted).to(dtype)
@@ -83,7 +84,7 @@ def test_compiled_steps_and_embeddings_are_those_of_the_model(fitted, batch, bac
     fitted.train()
     torch.testing.assert_close(compiled(**batch).loss, fitted(**batch).loss)
     compiled(**batch).loss.backward()
-    assert all(parameter.grad is not None for parameter in fitted.parameters())
+    assert all(parameter.grad is not None for parameter in fitted.parameters() if parameter.requires_grad)
 
 
 def test_autocast_keeps_the_losses_and_the_fusion_in_float32(fitted, batch):
@@ -166,3 +167,128 @@ def test_a_data_loader_over_a_data_set_is_a_data_pass(make_model, batch):
     model.finish(loader, loader)
     twin.finish([batch], [batch])
     assert model.config.fusion_choice["candidate"] == twin.config.fusion_choice["candidate"]
+
+
+def learnt(model, batch):
+    """A few steps."""
+    model.prepare([batch])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model.train()(**batch).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"audio_hidden": [], "visual_hidden": []},
+        {"audio_hidden": [8, 8, 8], "activation": "tanh"},
+        {"normalization": "batch", "dropout": 0.1},
+        {"normalization": "layer", "activation": "gelu"},
+        {"feature_scaling": "none"},
+        {"feature_scaling": "center"},
+        {"fusion": "cca"},
+        {"fusion_features": False, "input_dropout": 0.2},
+        {"ridge_relative": False},
+        {"embed_dim": 1, "explicit_dim": 2},
+        {"embed_dim": 12},
+    ],
+)
+def test_a_network_of_any_shape_learns_embeds_and_reloads(make_model, batch, tmp_path, settings):
+    model = learnt(make_model(**settings), batch)
+    model.finish([batch], [batch])
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    embeds = loaded.get_visual_embeds(batch["visual_features"])
+    assert torch.equal(embeds, model.get_visual_embeds(batch["visual_features"]))
+    assert embeds.shape == (60, model.config.output_dim)
+    torch.testing.assert_close(embeds.norm(dim=1), torch.ones(60))
+
+
+def test_embedding_is_in_eval_mode_whatever_the_mode_of_the_model(make_model, batch):
+    model = learnt(make_model(dropout=0.5, input_dropout=0.5, normalization="batch"), batch)
+    model.finish([batch])
+    audio = batch["audio_features"]
+    expected = model.eval().get_audio_embeds(audio)
+    assert torch.equal(model.train().get_audio_embeds(audio), expected) and model.training
+    # One clip alone: batch statistics would not even be defined.
+    torch.testing.assert_close(model.get_audio_embeds(audio[:1]), expected[:1])
+
+
+def test_a_part_that_somebody_froze_stays_frozen(fitted, batch):
+    fitted.train()
+    fitted.audio_towers.eval()
+    fitted.finish([batch])
+    fitted.get_audio_embeds(batch["audio_features"])
+    assert fitted.visual_towers.training and not fitted.audio_towers.explicit[0].training
+
+
+def test_a_part_in_train_mode_does_not_make_embeddings_a_matter_of_chance(make_model, batch):
+    model = make_model(dropout=0.5)
+    model.finish([batch])
+    model.eval().audio_towers.train()
+    one, other = (model.get_audio_embeds(batch["audio_features"]) for _ in range(2))
+    assert torch.equal(one, other) and model.audio_towers.training
+
+
+def test_finish_leaves_mode_and_weights_as_they_were(make_model, batch):
+    model = make_model(dropout=0.5, normalization="batch").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("fusion")}
+    model.finish([batch], [batch])
+    assert model.training
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fusion": "cca"},
+        {"variant": "explicit"},
+        {"variant": "shared", "normalization": "batch"},
+        {"audio_hidden": [], "visual_hidden": []},
+        {"variant": "shared", "audio_hidden": [], "visual_hidden": []},
+    ],
+)
+def test_parts_are_what_changes_its_shape_with_the_data(make_model, settings):
+    model = make_model(**settings)
+    parts, shapes = model.parts(), {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert parts["fitted"] == [name for name in shapes if name.startswith("fusion.")]
+    for part, data in (("classes", "num_labels"), ("audio_features", "audio_dim"), ("visual_features", "visual_dim")):
+        other = make_model(**settings | {data: 17}).state_dict()
+        changed = {name for name, shape in shapes.items() if other[name].shape != shape} - set(parts["fitted"])
+        named = set(parts[part])
+        assert other.keys() == shapes.keys() and changed <= named and len(parts[part]) == len(named)
+        # A first layer goes whole, with the bias that was learnt beside its weight.
+        beside = {f"{name.removesuffix('weight')}bias" for name in changed if name.endswith("weight")}
+        assert named == changed | beside
+        assert all(other[name].shape[0] == 17 for name in named) or part != "classes"
+
+
+def test_a_fusion_that_was_renamed_after_building_still_finishes(make_model, batch):
+    """As `dualspace demo` compares fusions of one model: columns that it does not read get no weight."""
+    model, twin = make_model(), make_model(fusion="cca")
+    for towers in ("audio_towers", "visual_towers"):
+        getattr(twin, towers).load_state_dict(getattr(model, towers).state_dict())
+    model.config.fusion = "cca"
+    for one in (model, twin):
+        one.prepare([batch])
+        one.finish([batch], [batch])
+    assert model.choice == twin.choice == {"candidate": "cca", "ridge": 1e-4}
+    audio = batch["audio_features"]
+    torch.testing.assert_close(model.get_audio_embeds(audio), twin.get_audio_embeds(audio))
+    assert (model.fusion.audio_weights[7:] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_of_low_precision_fuses_features_as_precisely_as_they_come(make_model, batch, dtype):
+    model = make_model()
+    model.prepare([batch])
+    model.to(dtype).finish([batch])
+    rows = model.eval()._audio_outputs(batch["audio_features"])
+    assert torch.equal(rows[:, 7:], model.audio_statistics(batch["audio_features"])) and rows.dtype == torch.float32
+    low = model.get_audio_embeds(batch["audio_features"])
+    model.float().finish([batch])
+    assert (low * model.get_audio_embeds(batch["audio_features"])).sum(1).min() > 0.99

@@ -479,6 +479,34 @@ def test_a_shuffled_pass_is_fixed_by_seed_and_epoch(folder, split, streaming):
     assert len({tuple(order(seed, epoch)) for seed in range(2) for epoch in range(3)}) == 6
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"even": True}, {"seed": 3}, {"seed": 3, "even": True, "block": 25}])
+def test_a_walk_from_the_middle_is_the_rest_of_the_whole_one_and_the_next_is_whole(folder, streaming, settings):
+    split = load_dataset(str(folder), split="train", streaming=streaming)
+    batches = FeatureBatches(split, 8, **settings)
+    for epoch in (0, 2):
+        batches.set_epoch(epoch)
+        whole = list(batches)
+        for skip in (0, 2, len(whole), 99):
+            batches.set_epoch(epoch, skip)
+            rest = list(batches)
+            assert len(rest) == max(len(whole) - skip, 0) and len(list(batches)) == len(whole)
+            for one, other in zip(rest, whole[skip:], strict=True):
+                same(one, other)
+
+
+def test_what_is_resident_is_shuffled_where_it_lies_and_changes_no_batch(split):
+    resident, read = FeatureBatches(split, 16, device="cpu"), FeatureBatches(split, 16)
+    for one, other in zip(resident, read, strict=True):
+        same(one, other)
+    shuffled = resident.shuffled(12, seed=3)
+    assert shuffled._whole(split) is resident._whole(split)
+    for one, other in zip(shuffled, read.shuffled(12, seed=3), strict=True):
+        same(one, other)
+    assert [len(batch["index"]) for batch in shuffled] == [10] * 5
+    assert [len(batch["index"]) for batch in resident] == [16, 16, 16, 2]
+
+
 def test_a_batch_has_at_least_one_row(split):
     with pytest.raises(ValueError, match="at least one row"):
         FeatureBatches(split, 0)

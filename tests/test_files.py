@@ -14,7 +14,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_dualspace.files import MANIFEST, atomic_folder, model_fingerprint, short_digest, write_json
+from modeling_dualspace.files import (
+    MANIFEST,
+    atomic_folder,
+    model_fingerprint,
+    recover,
+    short_digest,
+    swap_in,
+    write_json,
+)
 
 
 def made(out, text="new", **settings):
@@ -282,3 +290,59 @@ def test_saved_and_loaded_a_model_has_the_same_fingerprint(fitted, tmp_path):
     with torch.no_grad():
         next(fitted.parameters()).view(-1)[0] += 1e-3
     assert model_fingerprint(type(fitted).from_pretrained(tmp_path)) != model_fingerprint(fitted)
+
+
+def swapped(out, text):
+    with swap_in(out) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_is_swapped_in_is_whole_or_not_there(tmp_path, error):
+    for text in ("one", "two"):
+        swapped(tmp_path / "deep" / "out", text)
+    with pytest.raises(error), swap_in(tmp_path / "deep" / "out") as folder:
+        (folder / "a").write_text("three")
+        raise error
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+    assert {path.read_text() for path in (tmp_path / "deep" / "out").iterdir()} == {"two"}
+
+
+def test_where_the_new_cannot_take_its_place_the_former_stays(tmp_path, monkeypatch):
+    swapped(tmp_path / "out", "one")
+
+    def rename(path, target, original=Path.rename):
+        if path.name.startswith(".tmp-new"):
+            raise OSError("no")
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no"):
+        swapped(tmp_path / "out", "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == "one"
+
+
+def test_a_process_that_was_killed_while_it_swapped_leaves_one_that_is_whole(tmp_path):
+    swapped(tmp_path / "out", "0")
+    for delay in range(20):
+        child = os.fork()
+        if not child:
+            for number in range(10_000):
+                swapped(tmp_path / "out", str(number))
+            os._exit(0)
+        time.sleep(0.005 + 0.0007 * delay)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        recover(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
+        assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_what_could_not_be_removed_the_last_time_is_not_in_the_way(tmp_path):
+    swapped(tmp_path / "out", "one")
+    swapped(tmp_path / ".tmp-former-out", "none")
+    swapped(tmp_path / "out", "two")
+    assert (tmp_path / "out" / "a").read_text() == "two"

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModel
 
 from modeling_dualspace import (
     canonical_correlation,
     discriminative_loss,
     orthogonality_loss,
 )
+from modeling_dualspace.fusion import UNCHOSEN_CLUSTER_WEIGHT, UNCHOSEN_FEATURES_RIDGE
 from modeling_dualspace.ranking import mean_average_precision
 from modeling_dualspace.targets import label_targets
 
@@ -41,16 +41,32 @@ def test_towers_have_the_widths_of_the_paper(make_model):
               for tower in (model.audio_towers.explicit, model.visual_towers.implicit)]  # fmt: skip
     assert widths == [[128, 1024, 1024], [1024, 1024, 2048]]
     assert model.audio_towers.explicit[-1].out_features == 10
-    assert model.fusion.audio_weights.shape[0] == 25
+    # The fusion sees 25 outputs, and behind them the features where it is not told otherwise.
+    assert (len(model.fusion.audio_weights), len(model.fusion.visual_weights)) == (25 + 128, 25 + 1024)
+    for settings in ({"fusion_features": False}, {"fusion": "cca"}, {"variant": "explicit"}):
+        assert len(make_model(**settings).fusion.audio_weights) == 4 + 3
 
 
+@pytest.mark.parametrize("orthogonality", ["scale_free", "batch", "paper"])
 @pytest.mark.parametrize(("variant", "terms"), VARIANTS.items())
-def test_each_variant_has_its_terms_and_every_parameter_a_gradient(make_model, batch, variant, terms):
-    model = make_model(variant=variant)
+def test_each_variant_has_its_terms_and_every_parameter_that_they_see_a_gradient(
+    make_model, batch, variant, terms, orthogonality
+):
+    model = make_model(variant=variant, orthogonality=orthogonality, beta=1.0)
     output = model(**batch)
     assert set(output.terms) == terms
     output.loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    biases = {f"{modality}_towers.explicit.{len(towers.explicit) - 1}.bias"
+              for modality, towers in (("audio", model.audio_towers), ("visual", model.visual_towers))}  # fmt: skip
+    unseen = biases if orthogonality == "scale_free" else set()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == (not parameter.requires_grad) == (name in unseen), name
+    # Where the explicit outputs are centred is seen by those alone whose gradient is asked for.
+    with torch.no_grad():
+        for name in biases:
+            model.get_parameter(name).add_(torch.randn(4))
+        moved = model(**batch).loss
+    assert torch.allclose(moved, output.loss, rtol=1e-5, atol=1e-6) == bool(unseen)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_terms_of_losses_py(make_model, batch):
@@ -73,32 +89,6 @@ def test_shared_has_one_trunk_a_modality(make_model):
     dual, shared = make_model(), make_model(variant="shared")
     assert shared.num_parameters() < dual.num_parameters()
     assert len(shared.audio_towers.explicit) == 1 and len(shared.audio_towers.trunk) > 0
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"audio_hidden": [], "visual_hidden": []},
-        {"audio_hidden": [8, 8, 8], "activation": "tanh"},
-        {"normalization": "batch", "dropout": 0.1},
-        {"normalization": "layer", "activation": "gelu"},
-        {"feature_scaling": "none"},
-        {"feature_scaling": "center"},
-        {"fusion": "cca"},
-        {"ridge_relative": False},
-        {"embed_dim": 1, "explicit_dim": 2},
-        {"embed_dim": 12},
-    ],
-)
-def test_a_network_of_any_shape_learns_embeds_and_reloads(make_model, batch, tmp_path, settings):
-    model = fit(make_model(**settings), batch, steps=5)
-    model.finish([batch], [batch])
-    model.save_pretrained(tmp_path)
-    loaded = AutoModel.from_pretrained(tmp_path)
-    embeds = loaded.get_visual_embeds(batch["visual_features"])
-    assert torch.equal(embeds, model.get_visual_embeds(batch["visual_features"]))
-    assert embeds.shape == (60, model.config.output_dim)
-    torch.testing.assert_close(embeds.norm(dim=1), torch.ones(60))
 
 
 def test_training_raises_map_far_above_the_untrained_model(make_model, make_batch):
@@ -132,7 +122,7 @@ def test_films_nobody_annotated_train_too(make_model, batch, labels):
     output = model(**batch)
     assert ("discriminative" in output.terms) == (labels != "absent")
     output.loss.backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.requires_grad)
     model.prepare([batch])
     model.finish([batch], [batch])
     assert model.eval()(**batch).audio_embeds.isfinite().all()
@@ -229,33 +219,59 @@ def test_finish_does_not_depend_on_batches_and_may_be_called_again(make_model, b
         torch.testing.assert_close(other.fusion.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_finish_leaves_mode_and_weights_as_they_were(make_model, batch):
-    model = make_model(dropout=0.5, normalization="batch").train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("fusion")}
-    model.finish([batch], [batch])
-    assert model.training
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
-
-
 def test_finish_keeps_the_candidate_that_is_best_on_validation_and_says_which(make_model, make_batch):
     model = make_model()
     model.finish([make_batch()], [make_batch(seed=2)])
     choice = model.config.fusion_choice
-    assert choice["candidates"] == 11 and 0 < choice["validation_map"] <= 1
+    assert choice["candidates"] == 12 and 0 < choice["validation_map"] <= 1 and choice == model.choice
+    model.finish([make_batch()], [make_batch(rows=1)])  # which cannot tell candidates apart
+    assert (model.choice["candidate"], model.choice["ridge"]) == ("with-features", UNCHOSEN_FEATURES_RIDGE)
 
 
 def test_without_validation_finish_says_so(make_model, batch, warnings_logged):
     model = make_model()
     model.finish([batch])
-    sentence = "No validation split: the fusion takes its default, a cluster weight of 0.5 and a ridge of 0.0001"
-    assert sentence in warnings_logged.text
-    assert model.config.fusion_choice == {"candidate": "weighted-cluster-cca", "cluster_weight": 0.5, "ridge": 1e-4}
+    record = {"candidate": "with-features", "cluster_weight": UNCHOSEN_CLUSTER_WEIGHT, "ridge": UNCHOSEN_FEATURES_RIDGE}
+    said = f"candidate with-features, cluster weight {record['cluster_weight']}, ridge {record['ridge']}"
+    assert f"No validation split: the fusion takes its default, {said}, and is not chosen" in warnings_logged.text
+    assert model.config.fusion_choice == record
 
 
-def test_a_fusion_that_settings_fix_is_not_chosen(make_model, batch):
-    model = make_model(fusion_cluster_weight=0.2, fusion_ridge=1e-3)
+@pytest.mark.parametrize(("features", "candidate"), [(True, "with-features"), (False, "weighted-cluster-cca")])
+def test_a_fusion_that_settings_fix_is_not_chosen(make_model, batch, warnings_logged, features, candidate):
+    model = make_model(fusion_cluster_weight=0.2, fusion_ridge=1e-3, fusion_features=features)
     model.finish([batch], [batch])
-    assert model.config.fusion_choice == {"candidate": "weighted-cluster-cca", "cluster_weight": 0.2, "ridge": 1e-3}
+    fixed = model.get_audio_embeds(batch["audio_features"])
+    assert model.config.fusion_choice == {"candidate": candidate, "cluster_weight": 0.2, "ridge": 1e-3}
+    model.finish([batch])
+    assert torch.equal(model.get_audio_embeds(batch["audio_features"]), fixed) and not warnings_logged.text
+
+
+@pytest.mark.parametrize(
+    ("choice", "settings"),
+    [
+        ({"candidate": "with-features", "cluster_weight": 0.3, "ridge": 0.2}, {}),
+        ({"candidate": "weighted-cluster-cca", "cluster_weight": 0.3, "ridge": 0.2}, {"fusion_features": False}),
+        ({"candidate": "cca", "ridge": 1e-4}, {"fusion": "cca"}),
+        ({"candidate": "explicit", "ridge": 1e-4}, {"fusion": "explicit"}),
+        ({"candidate": "implicit"}, {"fusion": "implicit"}),
+    ],
+)
+def test_a_refit_takes_over_what_another_model_chose(make_model, make_batch, warnings_logged, choice, settings):
+    chosen, model = make_model(), make_model()
+    chosen.config.fusion_choice = choice | {"validation_map": 0.5, "candidates": 12}
+    named = {"fusion_cluster_weight": 0.3, "fusion_ridge": 0.2} if "cluster_weight" in choice else {}
+    twin = make_model(**settings | named)
+    for towers in ("audio_towers", "visual_towers"):
+        getattr(twin, towers).load_state_dict(getattr(model, towers).state_dict())
+    everything = [make_batch(40), make_batch(20, seed=2)]
+    for refit in (model, twin):
+        refit.prepare(everything)
+    model.finish_like(chosen, everything)
+    twin.finish(everything)
+    assert model.choice == twin.choice == choice and not warnings_logged.text
+    one, other = (refit.get_visual_embeds(everything[0]["visual_features"]) for refit in (model, twin))
+    torch.testing.assert_close(one[:, : other.shape[1]], other)
 
 
 def test_validation_without_labels_ranks_by_pair(make_model, batch):
@@ -267,25 +283,9 @@ def test_validation_without_labels_ranks_by_pair(make_model, batch):
     assert model.config.fusion_choice["validation_map"] == pytest.approx(score["map"], abs=1e-6)
 
 
-def test_embedding_is_in_eval_mode_whatever_the_mode_of_the_model(make_model, batch):
-    model = fit(make_model(dropout=0.5, normalization="batch"), batch, steps=3)
-    model.finish([batch])
-    audio = batch["audio_features"]
-    expected = model.eval().get_audio_embeds(audio)
-    assert torch.equal(model.train().get_audio_embeds(audio), expected) and model.training
-    # One clip alone: batch statistics would not even be defined.
-    torch.testing.assert_close(model.get_audio_embeds(audio[:1]), expected[:1])
-
-
 def test_new_statistics_make_the_fusion_stale(fitted, batch):
     fitted.prepare([batch])
     assert not fitted.fitted
-
-
-def test_validation_that_cannot_tell_candidates_apart_keeps_the_default(make_model, batch):
-    model = make_model()
-    model.finish([batch], [{name: rows[:1] for name, rows in batch.items()}])
-    assert (model.config.fusion_choice["cluster_weight"], model.config.fusion_choice["ridge"]) == (0.5, 1e-4)
 
 
 def test_without_a_loss_only_embeddings_are_returned(fitted, batch):
@@ -323,23 +323,36 @@ def test_the_ridge_of_the_config_is_that_of_the_loss(make_model, batch):
     torch.testing.assert_close(model(**batch).terms["correlation"], expected)
 
 
-def test_a_part_that_somebody_froze_stays_frozen(fitted, batch):
-    fitted.train()
-    fitted.audio_towers.eval()
-    fitted.finish([batch])
-    fitted.get_audio_embeds(batch["audio_features"])
-    assert fitted.visual_towers.training and not fitted.audio_towers.explicit[0].training
-
-
-def test_a_part_in_train_mode_does_not_make_embeddings_a_matter_of_chance(make_model, batch):
-    model = make_model(dropout=0.5)
-    model.finish([batch])
-    model.eval().audio_towers.train()
-    one, other = (model.get_audio_embeds(batch["audio_features"]) for _ in range(2))
-    assert torch.equal(one, other) and model.audio_towers.training
-
-
 def test_a_choice_does_not_outlive_its_fusion(fitted, batch):
     with pytest.raises(ValueError, match="Nothing to fit"):
         fitted.finish([{name: rows[:1] for name, rows in batch.items()}])
     assert fitted.config.fusion_choice is None
+
+
+@pytest.mark.parametrize("variant", ["dual", "shared"])
+def test_input_dropout_is_of_the_scaled_features_and_of_training_alone(make_model, batch, variant):
+    model = make_model(variant=variant, input_dropout=0.5, audio_hidden=[])
+    model.prepare([batch])
+    with torch.no_grad():
+        for head in (model.audio_towers.explicit[-1], model.audio_towers.implicit[-1]):
+            head.weight.copy_(torch.eye(*head.weight.shape))
+    outputs = model.train().encode(batch, "model")
+    scaled = model.audio_statistics(batch["audio_features"])
+    ratio = outputs["audio_explicit"] / scaled[:, :4]
+    torch.testing.assert_close(ratio, 2.0 * (ratio > 1))
+    assert 0.3 < (ratio == 0).float().mean() < 0.7
+    torch.testing.assert_close(outputs["audio_implicit"], outputs["audio_explicit"][:, :3])  # what is hidden, from both
+    model.finish([batch])  # in train mode: what is fused is whole
+    torch.testing.assert_close(model.fusion.audio_mean[:4], model.fusion.audio_mean[7:11])
+    torch.testing.assert_close(model.eval().encode(batch, "model")["audio_explicit"], scaled[:, :4])
+
+
+def test_one_row_less_than_the_smallest_batch_correlates_perfectly_whatever_it_holds(make_model):
+    assert make_model(variant="implicit").smallest_batch == 1
+    for variant in ("dual", "shared", "explicit"):
+        rows = make_model(variant=variant, explicit_dim=5).smallest_batch
+        noise, other = torch.randn(2, rows, 5, dtype=torch.float64)
+        perfect = canonical_correlation(noise, noise, kind="nuclear", ridge=1e-9)
+        assert canonical_correlation(noise, other, kind="nuclear", ridge=1e-9) < perfect - 1e-3
+        fewer = canonical_correlation(noise[1:], other[1:], kind="nuclear", ridge=1e-9)
+        torch.testing.assert_close(fewer, perfect, rtol=1e-4, atol=1e-4)

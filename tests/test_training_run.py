@@ -14,9 +14,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from modeling_dualspace import training_data, training_grid, training_run
 from modeling_dualspace.evaluation import evaluate_model
+from modeling_dualspace.model_setup import build_model
 from modeling_dualspace.recipe import recipe_from
+from modeling_dualspace.run_folder import RunFolder
 from modeling_dualspace.training_data import TrainingData
+from modeling_dualspace.training_grid import train_grid
 from modeling_dualspace.training_run import StoppedError, train
 
 MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
@@ -262,3 +266,69 @@ def test_bf16_trains_near_fp32_and_saves_fp32(recipe, data, tmp_path):
     assert other["validation"]["map"] > one["validation"]["map"] - 0.1
     weights, _ = outcome(tmp_path / "bf16")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_other_data_under_the_same_name_are_not_gone_on_with(recipe, data, make_batch, as_split, tmp_path):
+    stop_at(recipe(), data, 5)
+    other = TrainingData(data.splits | {"train": as_split(make_batch(90, seed=9))})
+    with pytest.raises(ValueError, match="was trained on data of the fingerprint .* bring the former back"):
+        train(recipe(), data=other, resume=True, progress=False)
+
+
+def test_a_run_that_was_shuffled_in_blocks_is_not_gone_on_with_in_one(recipe, data, monkeypatch):
+    monkeypatch.setattr(training_data, "BLOCK", 40)
+    stop_at(recipe(), TrainingData(data.splits, features="stream"), 5)
+    with pytest.raises(ValueError, match="shuffled its clips in 3 blocks, and would in 1 now.*train.features=stream"):
+        train(recipe(), data=data, resume=True, progress=False)
+
+
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(recipe, data, tmp_path):
+    summary = train(recipe(choose="last", eval_every=2, refit=False), data=data, progress=False)
+    lines = outcome(tmp_path / "run")[1]
+    assert [line["epoch"] for line in lines] == [2, 4, 6]
+    assert (summary["epoch"], summary["chosen_on"]) == (6, None) and summary["validation"] == lines[-1]["validation"]
+
+
+def test_few_clips_are_walked_through_until_there_were_enough_steps(recipe, data):
+    summary = train(recipe(epochs=1, min_steps=10, refit=False), data=data, progress=False)
+    assert (summary["epochs"], summary["steps"]) == (4, 12)  # three batches an epoch
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(recipe, data, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked(), pytest.raises(ValueError, match="Another process is training in"):
+        train(recipe(), data=data, progress=False)
+
+
+def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(recipe, data, tmp_path, monkeypatch):
+    grid = replace(
+        recipe("grid", epochs=1, refit=False), grid={"model.alpha": [0, 0.1], "train.precision": ["fp32", "bf16"]}
+    )
+    table = train_grid(grid, data=data, progress=False)
+    rows = table["rows"]
+    assert [row["map"] for row in rows] == sorted((row["map"] for row in rows), reverse=True)
+    assert {(row["model.alpha"], row["train.precision"]) for row in rows} == {
+        (alpha, precision) for alpha in (0, 0.1) for precision in ("fp32", "bf16")
+    }
+    assert json.loads((tmp_path / "grid" / "table.json").read_text())["rows"] == rows
+    for row in rows:  # a cell is the run of its own recipe
+        alone = replace(
+            recipe(row["cell"], epochs=1, refit=False, precision=row["train.precision"]),
+            model=MODEL | {"alpha": row["model.alpha"]},
+        )
+        assert train(alone, data=data, progress=False)["validation"]["map"] == row["map"]
+    with pytest.raises(ValueError, match="holds a finished run"):
+        train_grid(grid, data=data, progress=False)
+    larger = replace(grid, grid=grid.grid | {"model.alpha": [0, 0.1, 1]})
+    trained = []
+    monkeypatch.setattr(training_run, "build_model", lambda *a: trained.append(1) or build_model(*a))
+    again = train_grid(larger, data=data, resume=True, progress=False)
+    assert len(again["rows"]) == 6 and len(trained) == 2 and all(row in again["rows"] for row in rows)
+
+
+def test_a_grid_over_data_sets_reads_each_of_them(recipe, data, make_batch, as_split, monkeypatch):
+    other = TrainingData(data.splits | {"train": as_split(make_batch(60, seed=9))})
+    opened = {"one": data, "two": other}
+    monkeypatch.setattr(training_grid, "open_data", lambda cell, device: opened[cell.data.path])
+    rows = train_grid(replace(recipe(epochs=1), grid={"data.path": ["one", "two"]}), progress=False)["rows"]
+    assert rows[0]["map"] != rows[1]["map"] and rows[0]["cell"] != rows[1]["cell"]

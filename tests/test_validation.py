@@ -14,14 +14,16 @@ from modeling_dualspace.validation import validate
 DIRECTIONS = ("audio_to_visual", "visual_to_audio")
 
 
+@torch.no_grad()
 def by_scikit_learn(model, batch, relevant):
     """Query by query, by another's average precision; queries that have nothing to find are left out."""
     audio = model.get_audio_embeds(batch["audio_features"]).double()
     visual = model.get_visual_embeds(batch["visual_features"]).double()
     found = {}
     for name, scores in zip(DIRECTIONS, (audio @ visual.T, visual @ audio.T), strict=True):
+        scores = scores.float().numpy()
         assert all(len(set(row)) == len(row) for row in scores.tolist())  # no ties
-        rows = [average_precision_score(hits, row) for hits, row in zip(relevant, scores.numpy(), strict=True) if any(hits)]
+        rows = [average_precision_score(hits, row) for hits, row in zip(relevant, scores, strict=True) if any(hits)]
         found[name] = np.mean(rows)
     return found | {"map": (found["audio_to_visual"] + found["visual_to_audio"]) / 2}
 
