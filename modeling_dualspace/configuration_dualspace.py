@@ -143,7 +143,8 @@ class DualSubspaceConfig(CrossModalConfig):
         beta: weight of $L_{cons}$.
         correlation: `frobenius` or `nuclear`; see `canonical_correlation`.
         ridge: r of the correlation.
-        ridge_relative: whether `ridge` and `fusion_ridge` are multiples of the mean eigenvalue.
+        ridge_relative: whether `ridge`, and `fusion_ridge` of outputs alone, are multiples of the mean eigenvalue;
+            with features, each column's is one of its own variance.
         discriminative: `row_norm`, or the paper's `frobenius`; see `discriminative_loss`.
         orthogonality: `scale_free`, `batch`, or the paper's `paper`; see `orthogonality_loss`.
         fusion: `weighted-cluster-cca`, chosen on validation among all; or `cca`, the paper's, `explicit`, `implicit`,
@@ -176,11 +177,11 @@ class DualSubspaceConfig(CrossModalConfig):
     visual_hidden: list[int] = field(default_factory=lambda: [1024, 2048])
     explicit_dim: int = 10
     activation: str = "relu"
-    dropout: float | int = 0.0
+    dropout: float | int = 0.5
     input_dropout: float | int = 0.0
     normalization: Literal["none", "batch", "layer"] = "none"
     feature_scaling: Literal["standardize", "center", "none"] = "standardize"
-    alpha: float | int = 0.01
+    alpha: float | int = 0.5
     beta: float | int = 0.001
     correlation: Literal["frobenius", "nuclear"] = "frobenius"
     ridge: float | int = 1e-4

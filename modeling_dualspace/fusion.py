@@ -98,7 +98,7 @@ class Candidate(NamedTuple):
 
 def reads_validation(config: DualSubspaceConfig) -> bool:
     """Whether validation outputs change what `fit_fusion` does."""
-    return config.fused == "weighted-cluster-cca"
+    return config.fusion_is_open
 
 
 def fit_fusion(
@@ -154,7 +154,9 @@ def _named(config: DualSubspaceConfig, train: PairMoments, record: dict[str, Any
     if name in ("with-features", "weighted-cluster-cca"):
         make = _with_features if name == "with-features" else _weighted
         return make(config, train, record["cluster_weight"], record["ridge"])
-    return {"explicit": _explicit, "implicit": _implicit, "cca": _cca}[name](config, train)
+    if name == "implicit":
+        return _implicit(config, train)
+    return {"explicit": _explicit, "cca": _cca}[name](config, train, record.get("ridge", _ridge(config)))
 
 
 def _candidates(config: DualSubspaceConfig, train: PairMoments) -> list[Candidate]:
@@ -163,7 +165,7 @@ def _candidates(config: DualSubspaceConfig, train: PairMoments) -> list[Candidat
     ridges = RIDGES if config.fusion_ridge is None else (config.fusion_ridge,)
     grid = [_weighted(config, train, weight, ridge) for weight in weights for ridge in ridges]
     first = _unchosen(config, train)
-    others = [*grid, _cca(config, train), _implicit(config, train), _explicit(config, train)]
+    others = [*grid, *(_named(config, train, {"candidate": name}) for name in ("cca", "implicit", "explicit"))]
     return [first, *(other for other in others if other.record != first.record)]
 
 
@@ -204,10 +206,10 @@ def _ridge(config: DualSubspaceConfig) -> float:
     return RIDGES[0] if config.fusion_ridge is None else config.fusion_ridge
 
 
-def _explicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
+def _explicit(config: DualSubspaceConfig, train: PairMoments, ridge: float) -> Candidate:
     covariances = train.covariances().block(slice(0, config.explicit_dim))
-    directions = canonical_directions(covariances, config.embed_dim, _ridge(config), config.ridge_relative)
-    return Candidate(_padded(directions, 0, train), 0.0, {"candidate": "explicit", "ridge": _ridge(config)})
+    directions = canonical_directions(covariances, config.embed_dim, ridge, config.ridge_relative)
+    return Candidate(_padded(directions, 0, train), 0.0, {"candidate": "explicit", "ridge": ridge})
 
 
 def _implicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
@@ -219,10 +221,10 @@ def _implicit(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
     return Candidate(_padded(directions, config.explicit_dim, train), 0.0, {"candidate": "implicit"})
 
 
-def _cca(config: DualSubspaceConfig, train: PairMoments) -> Candidate:
+def _cca(config: DualSubspaceConfig, train: PairMoments, ridge: float) -> Candidate:
     covariances = _of_outputs(train.covariances(), config)
-    directions = canonical_directions(covariances, config.embed_dim, _ridge(config), config.ridge_relative)
-    return Candidate(_padded(directions, 0, train), 0.0, {"candidate": "cca", "ridge": _ridge(config)})
+    directions = canonical_directions(covariances, config.embed_dim, ridge, config.ridge_relative)
+    return Candidate(_padded(directions, 0, train), 0.0, {"candidate": "cca", "ridge": ridge})
 
 
 def _of_outputs(covariances: Covariances, config: DualSubspaceConfig) -> Covariances:
@@ -243,6 +245,8 @@ def _with_features(config: DualSubspaceConfig, train: PairMoments, weight: float
     The ridge shares the weight between features and outputs, which may fit the training labels all too well; that of
     each column is a multiple of its own variance, since their units have nothing in common.
     """
+    if len(train.audio_scatter) <= config.explicit_dim + config.implicit_dim:
+        raise ValueError("The fusion to take over reads features, and this model has no columns for them.")
     covariances = train.covariances(weight)
     covariances = covariances._replace(
         audio=covariances.audio + ridge * torch.diag(covariances.audio.diagonal()),

@@ -243,16 +243,17 @@ class DualSubspaceModel(CrossModalModel):
 
     def finish_like(self, chosen: CrossModalModel, data: Iterable[Batch]) -> None:
         """Fits the fusion that `chosen` took on validation, to the outputs of this one."""
-        like = chosen.choice
-        if like is not None:
-            like = {key: value for key, value in like.items() if key not in ("validation_map", "candidates")}
-        self._fit(data, None, like)
+        self._fit(data, None, chosen.choice)
 
     def _fit(
         self, data: Iterable[Batch], validation: Iterable[Batch] | None, like: dict[str, Any] | None
     ) -> tuple[dict[str, Any], bool]:
         """What was taken, and whether validation was looked at."""
         self.config.fusion_choice = None
+        widths = self.config.fusion_widths
+        if (len(self.fusion.audio_mean), len(self.fusion.visual_mean)) != widths:
+            # `fusion` or `fusion_features` was set after building: the file would not fit the config beside it.
+            self.fusion = CanonicalLayer(*widths, self.config.output_dim).to(self.fusion.audio_mean)
         self._share_batch_statistics()
         held_out = None
         with evaluating(self), torch.no_grad():

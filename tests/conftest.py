@@ -132,6 +132,7 @@ def warnings_logged(caplog):
 def tiny_config(**settings) -> DualSubspaceConfig:
     """A dual model of a few hundred parameters."""
     sizes = {"audio_dim": 6, "visual_dim": 8, "num_labels": 3, "embed_dim": 4, "explicit_dim": 4}
+    sizes |= {"dropout": 0.0, "alpha": 0.01}
     return DualSubspaceConfig(**sizes | {"audio_hidden": [16], "visual_hidden": [12, 16]} | settings)
 
 

@@ -58,7 +58,7 @@ def make_model(**settings) -> DualSubspaceModel:
     """A float64 model, the same in every process."""
     torch.manual_seed(0)
     sizes = {"audio_dim": 6, "visual_dim": 8, "num_labels": 3, "embed_dim": 4, "explicit_dim": 4}
-    hidden = {"audio_hidden": [16], "visual_hidden": [16]}
+    hidden = {"audio_hidden": [16], "visual_hidden": [16], "dropout": 0.0}
     return DualSubspaceModel(DualSubspaceConfig(**sizes | hidden | {"alpha": 0.5, "beta": 0.3} | settings)).double()
 
 

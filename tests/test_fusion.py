@@ -181,6 +181,8 @@ NAMED = [
     ({"fusion_features": False, "fusion_ridge": 0.2}, WEIGHTED | {"ridge": 0.2}),
     ({"fusion_features": False, "fusion_cluster_weight": 0.3}, WEIGHTED | {"cluster_weight": 0.3}),
     ({"fusion": "cca"}, {"candidate": "cca", "ridge": 1e-4}),
+    ({"fusion": "cca", "fusion_ridge": 0.2}, {"candidate": "cca", "ridge": 0.2}),
+    ({"fusion": "explicit", "fusion_ridge": 0.2}, {"candidate": "explicit", "ridge": 0.2}),
     ({"variant": "explicit"}, {"candidate": "explicit", "ridge": 1e-4}),
     ({"variant": "implicit"}, {"candidate": "implicit"}),
 ]
@@ -201,6 +203,11 @@ def test_what_was_chosen_elsewhere_is_taken_whatever_validation_says(settings, r
     actual, expected = embeds(other, wide, make_split(seed=2)), embeds(one, narrow, make_split(seed=2))
     torch.testing.assert_close(actual[:, : expected.shape[1]], expected, rtol=0, atol=1e-6)
     assert (actual[:, expected.shape[1] :] == 0).all()
+
+
+def test_a_choice_that_reads_features_cannot_be_taken_over_without_them():
+    with pytest.raises(ValueError, match="reads features, and this model has no columns for them"):
+        fuse(make_config(fusion_features=False), like=WITH_FEATURES)
 
 
 def test_what_the_config_says_is_not_chosen():
@@ -224,7 +231,8 @@ def test_of_candidates_that_rank_alike_the_one_that_needs_no_choice_is_kept():
 
 def test_validation_is_read_only_where_it_changes_something():
     assert reads_validation(make_config()) and reads_validation(make_config(variant="shared"))
-    for settings in ({"variant": "explicit"}, {"variant": "implicit"}, {"fusion": "cca"}):
+    fixed = {"fusion_cluster_weight": 0.5, "fusion_ridge": 0.1}
+    for settings in ({"variant": "explicit"}, {"variant": "implicit"}, {"fusion": "cca"}, fixed):
         assert not reads_validation(make_config(**settings))
 
 
