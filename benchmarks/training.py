@@ -66,7 +66,9 @@ def optimizer_of(model: DualSubspaceModel, fused: bool = True) -> torch.optim.Op
 
 def ours(data: TrainingData) -> Run:
     """One epoch of our loop after the other."""
-    trainer = Trainer(make_model(data), data.steps(BATCH, 0), TrainSettings(10**6, BATCH), Accelerator())
+    trainer = Trainer(
+        make_model(data), data.steps(BATCH, 0), TrainSettings(epochs=10**6, batch_size=BATCH), Accelerator()
+    )
 
     def epoch() -> None:
         for over in trainer.steps():

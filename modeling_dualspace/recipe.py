@@ -51,7 +51,7 @@ class ScheduleSettings:
     warmup: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How a model is trained.
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from datasets import Dataset
 from tqdm import tqdm
 
@@ -37,6 +39,7 @@ from .validation import validate
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+TRACKERS = [kind.value for kind in LoggerType if kind.value != "all"]
 VOTE = 10
 """Steps after which several processes ask each other whether to save or to stop."""
 
@@ -86,15 +89,27 @@ class Progress:
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Where a recipe is trained: the device there is, all processes of the launcher."""
     for name in recipe.train.trackers:
-        require(name, extra="trackers")
+        _check_tracker(name)
     cpu = not torch.accelerator.is_available()
     if cpu and recipe.train.precision == "fp16":
         raise ValueError("`train.precision` is fp16, which needs a GPU, and there is none: fp32 and bf16 work here.")
     AcceleratorState._reset_state()  # that of an earlier training in this process may be of another precision
     precision = {"fp32": "no"}.get(recipe.train.precision, recipe.train.precision)
     return Accelerator(
-        cpu=cpu, mixed_precision=precision, log_with=recipe.train.trackers or None, project_dir=str(recipe.folder)
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=recipe.train.trackers or None,
+        project_dir=str(recipe.folder / "trackers"),
     )
+
+
+def _check_tracker(name: str) -> None:
+    if name not in TRACKERS:
+        raise ValueError(f"`train.trackers` names {name!r}; Accelerate knows {', '.join(TRACKERS)}.")
+    if name == "tensorboard":
+        require(name, extra="trackers")
+    elif name not in map(str, get_available_trackers()):
+        raise ValueError(f"`train.trackers` names {name}, which is not installed: run `pip install {name}`.")
 
 
 def open_data(recipe: Recipe, device: torch.device) -> TrainingData:

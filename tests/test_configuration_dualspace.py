@@ -12,7 +12,7 @@ def test_defaults_are_the_paper_s_sizes_on_vegas():
     config = DualSubspaceConfig()
     assert (config.audio_dim, *config.audio_hidden, config.explicit_dim) == (128, 1024, 1024, 10)
     assert (config.visual_dim, *config.visual_hidden, config.explicit_dim) == (1024, 1024, 2048, 10)
-    assert (config.implicit_dim, config.embed_dim, config.alpha, config.beta) == (10, 10, 0.01, 0.001)
+    assert (config.implicit_dim, config.embed_dim, config.beta) == (10, 10, 0.001)
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def trained(model, data, settings, epochs=None):
 
 
 SETTINGS = {
-    "sgd": TrainSettings(1, 26, optimizer=OptimizerSettings("sgd", 1e-2)),
-    "adamw": TrainSettings(1, 26, optimizer=OptimizerSettings("adamw", 1e-3, weight_decay=0.1)),
-    "clipped": TrainSettings(1, 26, clip=0.1, schedule=ScheduleSettings("cosine", 0.3)),
-    "paper": TrainSettings(1, 26, optimizer=OptimizerSettings("sgd", 1e-3)),
+    "sgd": TrainSettings(epochs=1, batch_size=26, optimizer=OptimizerSettings("sgd", 1e-2)),
+    "adamw": TrainSettings(epochs=1, batch_size=26, optimizer=OptimizerSettings("adamw", 1e-3, weight_decay=0.1)),
+    "clipped": TrainSettings(epochs=1, batch_size=26, clip=0.1, schedule=ScheduleSettings("cosine", 0.3)),
+    "paper": TrainSettings(epochs=1, batch_size=26, optimizer=OptimizerSettings("sgd", 1e-3)),
 }
 
 
@@ -100,7 +100,7 @@ def test_many_processes_take_the_steps_of_one(together, data, make_model, count,
 
 def test_an_epoch_ends_after_all_its_batches_and_losses_are_means(data, make_model):
     model = make_model()
-    steps, losses = trained(model, data(), TrainSettings(3, 26))
+    steps, losses = trained(model, data(), TrainSettings(epochs=3, batch_size=26))
     assert steps == [False, False, False, True] * 3
     assert losses["loss"] == pytest.approx(
         losses["correlation"] + 0.01 * losses["discriminative"] + 0.001 * losses["orthogonality"], abs=1e-5
@@ -108,7 +108,7 @@ def test_an_epoch_ends_after_all_its_batches_and_losses_are_means(data, make_mod
 
 
 def test_the_loop_takes_the_steps_of_a_loop_by_hand(data, make_model):
-    settings = TrainSettings(2, 26, optimizer=OptimizerSettings("sgd", 0.05, momentum=0.8), clip=0.5)
+    settings = TrainSettings(epochs=2, batch_size=26, optimizer=OptimizerSettings("sgd", 0.05, momentum=0.8), clip=0.5)
     torch.manual_seed(0)
     model, twin = make_model(), make_model()
     twin.load_state_dict(model.state_dict())
@@ -158,7 +158,7 @@ class Rivals(CrossModalModel):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_players_take_turns_and_move_only_what_is_theirs(together, data, count):
-    settings = TrainSettings(1, 26, players={"critic": OptimizerSettings("sgd", 0.1)})
+    settings = TrainSettings(epochs=1, batch_size=26, players={"critic": OptimizerSettings("sgd", 0.1)})
 
     def work():
         torch.manual_seed(0)
@@ -180,7 +180,7 @@ def test_players_take_turns_and_move_only_what_is_theirs(together, data, count):
 def test_what_is_frozen_stays_and_drops_nothing_out(data, make_model):
     model = make_model(dropout=0.5)
     before = {name: one.clone() for name, one in model.named_parameters()}
-    trained(model, data(), TrainSettings(1, 50, freeze=["audio_towers", "visual_towers.explicit"]))
+    trained(model, data(), TrainSettings(epochs=1, batch_size=50, freeze=["audio_towers", "visual_towers.explicit"]))
     moved = {name.rsplit(".", 2)[0] for name, one in model.named_parameters() if not one.equal(before[name])}
     assert moved == {"visual_towers.implicit"}
 
@@ -194,19 +194,19 @@ def test_what_is_frozen_stays_and_drops_nothing_out(data, make_model):
 )
 def test_freezing_what_is_not_there_or_everything_is_refused(data, make_model, freeze, message):
     with pytest.raises(ValueError, match=message):
-        trained(make_model(), data(), TrainSettings(1, 50, freeze=freeze))
+        trained(make_model(), data(), TrainSettings(epochs=1, batch_size=50, freeze=freeze))
 
 
 def test_a_player_that_no_system_has_is_refused(data, make_model):
     with pytest.raises(ValueError, match=r"names 'critic', and the system's players are \['model'\]"):
-        trained(make_model(), data(), TrainSettings(1, 50, players={"critic": OptimizerSettings()}))
+        trained(make_model(), data(), TrainSettings(epochs=1, batch_size=50, players={"critic": OptimizerSettings()}))
 
 
 def test_a_model_is_left_as_it_was_found(data, make_model):
     model = make_model()
-    trained(model, data(), TrainSettings(1, 50, precision="bf16"))
+    trained(model, data(), TrainSettings(epochs=1, batch_size=50, precision="bf16"))
     assert "forward" not in model.__dict__ and "encode" not in model.__dict__ and not model.training
-    trained(model, data(), TrainSettings(1, 50))  # and may be trained again
+    trained(model, data(), TrainSettings(epochs=1, batch_size=50))  # and may be trained again
 
 
 @pytest.mark.slow  # inductor compiles for half a minute
@@ -214,7 +214,9 @@ def test_compiled_towers_take_the_same_steps(data, make_model):
     torch.manual_seed(0)
     model, twin = make_model(), make_model()
     twin.load_state_dict(model.state_dict())
-    trained(model, data(), TrainSettings(2, 26, optimizer=OptimizerSettings("sgd", 0.01)))
-    trained(twin, data(), TrainSettings(2, 26, optimizer=OptimizerSettings("sgd", 0.01), compile=True))
+    trained(model, data(), TrainSettings(epochs=2, batch_size=26, optimizer=OptimizerSettings("sgd", 0.01)))
+    trained(
+        twin, data(), TrainSettings(epochs=2, batch_size=26, optimizer=OptimizerSettings("sgd", 0.01), compile=True)
+    )
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)

@@ -1,6 +1,7 @@
 """A run ends as it would have ended, whatever happens to it on the way."""
 
 import errno
+import importlib
 import json
 import os
 import random
@@ -332,3 +333,29 @@ def test_a_grid_over_data_sets_reads_each_of_them(recipe, data, make_batch, as_s
     monkeypatch.setattr(training_grid, "open_data", lambda cell, device: opened[cell.data.path])
     rows = train_grid(replace(recipe(epochs=1), grid={"data.path": ["one", "two"]}), progress=False)["rows"]
     assert rows[0]["map"] != rows[1]["map"] and rows[0]["cell"] != rows[1]["cell"]
+
+
+def test_trackers_see_every_validation(recipe, data, tmp_path):
+    train(recipe(trackers=["tensorboard"], refit=False), data=data, progress=False)
+    event_accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    (folder,) = {file.parent for file in (tmp_path / "run" / "trackers").rglob("events*") if file.parent.name == "run"}
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    lines = outcome(tmp_path / "run")[1]
+    found = [(event.step, event.value) for event in events.Scalars("validation/map")]
+    assert found == [(line["step"], pytest.approx(line["validation"]["map"])) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("tensorbord", "Accelerate knows .*tensorboard"), ("swanlab", "pip install swanlab")]
+)
+def test_a_tracker_that_is_not_there_is_a_sentence(recipe, data, name, said):
+    with pytest.raises(ValueError, match=said):
+        train(recipe(trackers=[name]), data=data, progress=False)
+
+
+def test_fp16_without_a_gpu_is_a_sentence(recipe, data):
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU here, on which fp16 works")
+    with pytest.raises(ValueError, match="fp16, which needs a GPU.*fp32 and bf16"):
+        train(recipe(precision="fp16"), data=data, progress=False)
