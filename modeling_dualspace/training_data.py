@@ -119,9 +119,15 @@ class TrainingData:
     def _batches(self, split: Dataset | IterableDataset, batch_size: int, **settings: Any) -> FeatureBatches:
         places: dict[str, Any] = {"device": self.device, "memory": "cpu"}
         place = places.get(self.features)
-        return FeatureBatches(
-            split, batch_size, device=place, process_index=process_index(), num_processes=world_size(), **settings
-        )
+        return SharedBatches(split, batch_size, device=place, **settings)
+
+
+class SharedBatches(FeatureBatches):
+    """Batches shared out among the processes that there are when they are walked through, however early made."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.process_index, self.num_processes = process_index(), world_size()
+        return super().__iter__()
 
 
 class Epochs:

@@ -83,17 +83,20 @@ def test_many_processes_take_the_steps_of_one(together, data, make_model, count,
 
     def work():
         torch.manual_seed(0)
-        model, clips = make_model(**paper), data()
+        model, clips, sizes = make_model(**paper), data(), []
+        objective = model.objective
+        model.objective = lambda rows, *rest: sizes.append(len(rows["audio_explicit"])) or objective(rows, *rest)
         _, losses = trained(model, clips, given)
         model.finish(clips.passes("train"), clips.passes("validation"))
         score = validate(model, clips.passes("validation"))
-        return dict(model.named_parameters()), losses, score["map"], model.choice["candidate"]
+        return dict(model.named_parameters()), losses, score["map"], model.choice["candidate"], sizes
 
     expected = work()
     for found in together(count, work):
         for name, parameter in expected[0].items():
             # Sums in float32 of other orders, over an epoch: relative to the largest entry of each.
             assert (found[0][name] - parameter).abs().max() <= 1e-5 * parameter.abs().max().clamp_min(1e-3), name
+        assert found[4] == expected[4]  # rows of global batches: shares were shares
         assert found[1] == pytest.approx(expected[1], rel=1e-4)
         assert found[2] == pytest.approx(expected[2], abs=1e-3) and found[3] == expected[3]
 
