@@ -33,6 +33,8 @@ def interleaved(repeats: int, **runs: Callable[[], object]) -> dict[str, float]:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what was only begun is not done
             if repeat:  # the first round warms caches and thread pools
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}

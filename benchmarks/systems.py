@@ -136,7 +136,7 @@ class Trained:
         """On a split; with another fusion of the same towers, if one is named."""
         model: Any = self.refit if refit else self.chosen
         if fusion is not None:
-            model.config.fusion = fusion
+            model.config.fusion, model.config.fusion_lengths = fusion, False
             learnt = concatenate_datasets(list(self.splits.values())) if refit else self.splits["train"]
             with quiet():
                 model.finish(FeatureBatches(learnt))

@@ -142,7 +142,12 @@ def as_published(data: TrainingData) -> Run:
 
 
 def peak_of(run: Run) -> float:
-    """Megabytes that it takes beyond what is there before."""
+    """Megabytes that it takes beyond what is there before, on the GPU where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        already = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - already) / 2**20
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")

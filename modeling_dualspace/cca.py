@@ -157,7 +157,10 @@ class CanonicalLayer(KeepsFloat32):
     Args:
         audio_dim: width of audio rows.
         visual_dim: width of visual rows.
-        dim: width of the common space.
+        dim: how many directions.
+        lengths: whether rows keep their length, up to twice the usual one: two more columns, one a modality, fill it up
+            to one, so that a cosine of audio and visual is a dot product of variates. Rows that say little are short,
+            and then are nobody's nearest neighbours.
     """
 
     audio_mean: Tensor
@@ -167,7 +170,7 @@ class CanonicalLayer(KeepsFloat32):
     correlations: Tensor
     fitted_flag: Tensor
 
-    def __init__(self, audio_dim: int, visual_dim: int, dim: int):
+    def __init__(self, audio_dim: int, visual_dim: int, dim: int, lengths: bool = False):
         super().__init__()
         shapes: dict[str, tuple[int, ...]] = {
             "audio_mean": (audio_dim,),
@@ -180,6 +183,7 @@ class CanonicalLayer(KeepsFloat32):
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float32))
         self._fitted = False
+        self.lengths = lengths
 
     @property
     def fitted(self) -> bool:
@@ -206,6 +210,8 @@ class CanonicalLayer(KeepsFloat32):
         Directions narrower than the layer are followed by zeros, to which a cosine is blind.
         """
         weight = directions.correlations.clamp(0, 1) ** power if power else torch.ones_like(directions.correlations)
+        if self.lengths:  # a variate has a variance of about one
+            weight = weight / (2 * (weight * (directions.correlations > 0)).norm()).clamp_min(1e-6)
         dim = directions.audio_weights.shape[1]
         if dim > self.correlations.shape[0]:
             raise ValueError(f"A layer {self.correlations.shape[0]} wide cannot keep {dim} directions.")
@@ -219,19 +225,24 @@ class CanonicalLayer(KeepsFloat32):
         self._fitted = True
 
     def audio(self, rows: Tensor) -> Tensor:
-        """Audio rows `(n, audio_dim)` in the common space, at unit length `(n, dim)`."""
-        return self._embed(rows, self.audio_mean, self.audio_weights)
+        """Audio rows `(n, audio_dim)` in the common space, at unit length `(n, dim)`; two columns more with lengths."""
+        return self._embed(rows, self.audio_mean, self.audio_weights, (0, 1))
 
     def visual(self, rows: Tensor) -> Tensor:
-        """Visual rows `(n, visual_dim)` in the common space, at unit length `(n, dim)`."""
-        return self._embed(rows, self.visual_mean, self.visual_weights)
+        """Visual rows `(n, visual_dim)` in the common space, at unit length, likewise."""
+        return self._embed(rows, self.visual_mean, self.visual_weights, (1, 0))
 
-    def _embed(self, rows: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
+    def _embed(self, rows: Tensor, mean: Tensor, weights: Tensor, zeros: tuple[int, int]) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
             variates = (rows.to(mean.dtype) - mean) @ weights
             # By the largest first: the square of a large number may not be one any more, nor that of a small one.
             largest = variates.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(variates.dtype).tiny)
-            return nn.functional.normalize(variates / largest, dim=1)
+            unit = nn.functional.normalize(variates / largest, dim=1)
+            if not self.lengths:
+                return unit
+            length = (largest * (variates / largest).norm(dim=1, keepdim=True)).clamp_max(1)
+            rest = nn.functional.pad((1 - length**2).sqrt(), zeros)
+            return torch.cat([length * unit, rest], dim=1)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)

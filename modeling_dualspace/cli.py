@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .console import exit_code, quiet
+from .console import exit_code, quiet, sentence
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -91,8 +91,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", help="instead of what the recipe says: train.epochs=3"
     )
-    command.add_argument("--resume", action="store_true", help="go on with the run in the output, if there is one")
-    command.add_argument("--overwrite", action="store_true", help="remove the run in the output, and start it anew")
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in the output, if there is one")
+    again.add_argument("--overwrite", action="store_true", help="remove the run in the output, and start it anew")
     command.add_argument("--final", action="store_true", help="then score it on test, and log that")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(run=_train)
@@ -103,12 +104,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
+    from .distributed import agreed
     from .recipe import load_recipe
     from .training_grid import train_recipe
+    from .training_progress import StoppedError
     from .training_report import render
-    from .training_run import StoppedError
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = agreed(lambda: load_recipe(arguments.recipe, arguments.overrides))
     try:
         with quiet(all_warnings=not state.is_main_process):
             outcome = train_recipe(
@@ -163,10 +165,13 @@ def _together(run: Callable[["PartialState"], int]) -> int:
     state = PartialState(cpu=not torch.accelerator.is_available())
     try:
         return run(state)
-    except Exception:
+    except Exception as error:
         if state.is_main_process:
             raise
-        return 1  # all fail alike, or `agreed` has told the first process
+        # What is wrong with what was asked for is wrong in all of them; what went wrong here alone, nobody else knows.
+        if not (getattr(error, "told", False) or isinstance(error, (ValueError, TypeError))):
+            print(f"dualspace: process {state.process_index}: {sentence(error)}", file=sys.stderr)
+        return 1
     finally:
         state.destroy_process_group()
 

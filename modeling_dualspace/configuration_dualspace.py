@@ -156,6 +156,7 @@ class DualSubspaceConfig(CrossModalConfig):
         fusion_features: whether the scaled features stand beside the outputs in `weighted-cluster-cca`: a linear way
             around the towers, in closed form, which is what few clips or few steps fall back on.
         fusion_power: p of `weighted-cluster-cca`: each direction is multiplied by $\rho^p$.
+        fusion_lengths: whether embeddings keep the length of their variates in two more columns; see `CanonicalLayer`.
         fusion_choice: what `finish` chose, with its score: a record, not a setting.
 
     Example:
@@ -193,6 +194,7 @@ class DualSubspaceConfig(CrossModalConfig):
     fusion_cluster_weight: float | int | None = None
     fusion_features: bool = True
     fusion_power: float | int = 1.0
+    fusion_lengths: bool = False
     fusion_choice: dict[str, Any] | None = None
 
     @property
@@ -202,7 +204,12 @@ class DualSubspaceConfig(CrossModalConfig):
 
     @property
     def output_dim(self) -> int:
-        """Width of the embeddings as they come out.
+        """Width of the embeddings as they come out."""
+        return self.fusion_dim + 2 * self.fusion_lengths
+
+    @property
+    def fusion_dim(self) -> int:
+        """How many directions the fusion has.
 
         That is `embed_dim` for the paper's fusion. Where `finish` may choose a subspace alone, it is the widest of the
         candidates, so that no choice changes a shape; a narrower one is followed by zeros, to which a cosine is blind.

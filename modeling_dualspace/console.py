@@ -34,12 +34,12 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
             return code
     except BrokenPipeError as error:
         if not _nobody_reads():
-            print(f"{program}: {_sentence(error)}", file=sys.stderr)
+            print(f"{program}: {sentence(error)}", file=sys.stderr)
             return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of the process would complain
         return 0
     except FAILURES as error:
-        print(f"{program}: {_sentence(error)}", file=sys.stderr)
+        print(f"{program}: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -140,7 +140,8 @@ def _ended_as_interrupted() -> Iterator[None]:
         _restore(before)
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What went wrong, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -95,6 +95,8 @@ def process_share(parts: Sequence[Any]) -> Sequence[Any]:
 def agreed(run: Callable[[], Any]) -> Any:
     """What `run` returns here, once it has ended well on every process; else all end, and none waits for another.
 
+    `run` itself must not ask the others for anything: who failed before that would leave them waiting.
+
     Where it went well itself, a process raises the sentence of the first that failed.
     """
     if world_size() == 1:
@@ -109,7 +111,9 @@ def agreed(run: Callable[[], Any]) -> Any:
     wrong = next((one for one in errors if one is not None), None)
     if wrong is None:
         return result
-    raise error or RuntimeError(wrong[1] or wrong[0])
+    told = error or RuntimeError(wrong[1] or wrong[0])
+    told.__dict__["told"] = True  # by all: no process needs to say it again
+    raise told
 
 
 def from_first(run: Callable[[], Any]) -> Any:
@@ -122,11 +126,11 @@ def from_first(run: Callable[[], Any]) -> Any:
     return result
 
 
-def anywhere(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether it is true in any process; all must ask at once."""
-    count = torch.tensor(float(flag), device=device)
-    all_reduce_sum(count)
-    return bool(count.item() > 0)
+def anywhere(*flags: bool, device: torch.device | str = "cpu") -> list[bool]:
+    """Whether each is true in any process; all must ask at once."""
+    counts = torch.tensor(flags, dtype=torch.float32, device=device)
+    all_reduce_sum(counts)
+    return [count > 0 for count in counts.tolist()]
 
 
 def _gather_uneven(tensor: Tensor, counts: list[int]) -> Tensor:

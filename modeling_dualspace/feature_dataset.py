@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from .arrow_tensors import arrow_view, declared_widths, tensors_of, widths_of
 from .data_card import DataCard, write_card
+from .distributed import process_index, world_size
 from .feature_checks import facts_of, settle_bad_rows
 from .feature_parts import ROW_GROUP, SHARD_BYTES, FeatureSource, write_part
 from .feature_schema import MODALITIES, ContentHash, Description, class_names_of, in_order
@@ -145,8 +146,8 @@ class FeatureBatches:
         even: share the rows of an epoch (of a stream, of a block) out evenly instead, over as many batches: none is
             then much smaller than the others.
         device: keep the whole of a loaded split there, as tensors.
-        process_index: which process this is.
-        num_processes: among how many.
+        process_index: which process this is; None asks when the batches are walked through.
+        num_processes: among how many; None likewise.
         block: rows of a block.
 
     Example:
@@ -167,13 +168,13 @@ class FeatureBatches:
         seed: int | None = None,
         even: bool = False,
         device: torch.device | str | None = None,
-        process_index: int = 0,
-        num_processes: int = 1,
+        process_index: int | None = 0,
+        num_processes: int | None = 1,
         block: int = 65_536,
     ):
         if batch_size < 1:
             raise ValueError(f"A batch must have at least one row, got batch_size={batch_size}.")
-        if not 0 <= process_index < num_processes:
+        if None not in (process_index, num_processes) and not 0 <= process_index < num_processes:  # type: ignore[operator]
             raise ValueError(f"Processes count from 0: {process_index=} is none of {num_processes}.")
         self.split, self.batch_size, self.seed, self.even, self.device = split, batch_size, seed, even, device
         self.process_index, self.num_processes, self.block = process_index, num_processes, block
@@ -224,8 +225,9 @@ class FeatureBatches:
 
     def _share(self, size: int) -> slice:
         """Which rows of a batch are this process's."""
-        edges = [size * process // self.num_processes for process in (self.process_index, self.process_index + 1)]
-        return slice(*edges)
+        index = process_index() if self.process_index is None else self.process_index
+        count = world_size() if self.num_processes is None else self.num_processes
+        return slice(size * index // count, size * (index + 1) // count)
 
     def _in_order(self, split: Dataset, skip: int) -> Iterator[dict[str, Tensor]]:
         if self.device is not None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
-from .distributed import from_first
+from .distributed import agreed, from_first
 from .evaluation import evaluate
+from .feature_schema import Description
 from .files import write_json
+from .loading import load_split
 from .recipe import Recipe
 from .results import result_path
 from .run_folder import RunFolder
@@ -32,8 +35,10 @@ def score_final(
         command: what was typed.
     """
     folder = RunFolder(recipe.folder)
-    if from_first(lambda: folder.summary) is None:
+    summary = from_first(lambda: folder.summary)
+    if not summary:
         raise ValueError(f"{folder.path} holds no finished run: train it first.")
+    _check_data(summary, agreed(lambda: load_split(recipe.data.path, recipe.data.config, split)))
     runs = {"model": folder.path}
     if from_first(lambda: (folder.chosen / "model").is_dir()):
         runs["before_refit"] = folder.chosen
@@ -55,6 +60,16 @@ def score_final(
     return results
 
 
+def _check_data(summary: dict[str, Any], data: Dataset) -> None:
+    """Test belongs to the data that were trained on, as far as a card says which they are."""
+    description, before = Description.parse(data.info.description), summary["data"]["fingerprint"]
+    if summary["data"].get("described") and (description is None or description.fingerprint != before):
+        raise ValueError(
+            f"The data have changed since the run was trained: their fingerprint was {before} and is "
+            f"{description.fingerprint if description else 'gone'} now. Train anew, or bring the former data back."
+        )
+
+
 def _log(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -64,6 +79,8 @@ def commit() -> str | None:
     """Of the checkout this package lies in, with a `+` where files were changed since; None of an installed one."""
     here = Path(__file__).parent
     try:
+        if Path(_git(here, "rev-parse", "--show-toplevel")) != here.parent.resolve():
+            return None  # the repository is somebody's in which this is installed
         found = [_git(here, "rev-parse", "HEAD"), _git(here, "status", "--porcelain", "--", ".")]
     except (OSError, subprocess.SubprocessError):
         return None

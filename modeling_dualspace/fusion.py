@@ -7,7 +7,7 @@ features too, beside the outputs: a linear way around the towers, in closed form
 fall back on. Where validation shows something else to be clearly better, that is taken.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,9 +56,10 @@ def output_moments(outputs: Outputs, layer: CanonicalLayer, classes: int) -> Pai
     return moments
 
 
-def held_out_from(outputs: Outputs, layer: CanonicalLayer, classes: int) -> HeldOut:
+def held_out_from(
+    outputs: Sequence[tuple[Tensor, Tensor, Tensor | None]], layer: CanonicalLayer, classes: int
+) -> HeldOut:
     """Gathers the validation outputs of all processes."""
-    outputs = list(outputs)
     # A process without rows still takes part, with none.
     device = layer.audio_mean.device
     none = torch.zeros(0, classes, device=device)
@@ -94,11 +95,6 @@ class Candidate(NamedTuple):
     directions: Directions
     power: float
     record: dict[str, Any]
-
-
-def reads_validation(config: DualSubspaceConfig) -> bool:
-    """Whether validation outputs change what `fit_fusion` does."""
-    return config.fusion_is_open
 
 
 def fit_fusion(

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_dualspace import CrossModalConfig
+from .distributed import agreed
 from .loading import load_model
 from .modeling_crossmodal import CrossModalModel
 from .recipe import Recipe
@@ -30,7 +30,8 @@ def build_model(recipe: Recipe, data: TrainingData) -> CrossModalModel:
         model: Any = AutoModel.from_config(_config(recipe, data, None))
         model.to(data.device).prepare(data.passes("train"))
         return model
-    source: Any = load_model(recipe.init)
+    name = recipe.init
+    source: Any = agreed(lambda: load_model(name))
     if not isinstance(source, CrossModalModel):
         raise ValueError(
             f"{recipe.init} is a {type(source).__name__}, which this loop cannot train: expected a CrossModalModel."
@@ -62,7 +63,8 @@ def _config(recipe: Recipe, data: TrainingData, start: CrossModalConfig | None) 
             )
     names = {} if data.class_names is None else {"id2label": dict(enumerate(data.class_names))}
     asked = recipe.model.get("id2label")
-    if names and asked is not None and {int(index): name for index, name in dict(asked).items()} != names["id2label"]:
+    given = None if asked is None else {str(index): name for index, name in dict(asked).items()}
+    if names and given not in (None, {str(index): name for index, name in names["id2label"].items()}):
         raise ValueError(
             f"`model.id2label` names {asked} in the recipe, and the data {data.class_names}: leave it out."
         )
@@ -157,8 +159,3 @@ def _features(was: Any, now: Any) -> list[tuple[str, str, str]]:
 
 def _class_names(config: Any) -> list[str]:
     return [str(config.id2label[index]) for index in range(len(config.id2label or {}))]
-
-
-def state_of(model: CrossModalModel) -> dict[str, Tensor]:
-    """All its tensors, on the CPU."""
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

@@ -17,8 +17,8 @@ from transformers.utils import logging
 
 from .cca import CanonicalLayer
 from .configuration_dualspace import DualSubspaceConfig
-from .distributed import all_reduce_sum, world_size
-from .fusion import fit_fusion, held_out_from, output_moments, reads_validation
+from .distributed import agreed, all_reduce_sum, world_size
+from .fusion import fit_fusion, held_out_from, output_moments
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
 from .modeling_crossmodal import Batch, CrossModalModel, evaluating
 from .moments import ColumnMoments
@@ -62,7 +62,7 @@ class DualSubspaceModel(CrossModalModel):
         self.visual_statistics = FeatureStatistics(config.visual_dim)
         self.audio_towers = SubspaceTowers(config.audio_dim, config.audio_hidden, config)
         self.visual_towers = SubspaceTowers(config.visual_dim, config.visual_hidden, config)
-        self.fusion = CanonicalLayer(*config.fusion_widths, config.output_dim)
+        self.fusion = CanonicalLayer(*config.fusion_widths, config.fusion_dim, config.fusion_lengths)
         if config.orthogonality == "scale_free":
             # Nothing in the objective sees where the explicit outputs are centred: Adam, which blows up any gradient to
             # the same size, would move it by rounding alone.
@@ -109,8 +109,8 @@ class DualSubspaceModel(CrossModalModel):
 
     @property
     def smallest_batch(self) -> int:
-        """Fewer rows than directions correlate perfectly, whatever they are."""
-        return self.config.explicit_dim + 2 if self.config.variant != "implicit" else 1
+        """Two sides with k columns each correlate perfectly in some direction over 2k rows, whatever they are."""
+        return 2 * self.config.explicit_dim + 1 if self.config.variant != "implicit" else 1
 
     def parts(self) -> dict[str, list[str]]:
         """The last layers of the implicit towers, the first of all towers with the statistics, and the fusion."""
@@ -155,12 +155,16 @@ class DualSubspaceModel(CrossModalModel):
         audio = ColumnMoments(self.config.audio_dim, "audio", self.device)
         visual = ColumnMoments(self.config.visual_dim, "visual", self.device)
         seen = torch.zeros(self.config.implicit_dim, device=self.device)
-        for batch in self._batches(data):
-            audio.update(batch["audio_features"])
-            visual.update(batch["visual_features"])
-            if "labels" in batch:
-                targets, known = label_targets(batch["labels"], self.config.implicit_dim)
-                seen += (targets * known.unsqueeze(1)).sum(dim=0)
+
+        def look() -> None:
+            for batch in self._batches(data):
+                audio.update(batch["audio_features"])
+                visual.update(batch["visual_features"])
+                if "labels" in batch:
+                    targets, known = label_targets(batch["labels"], self.config.implicit_dim)
+                    seen.add_((targets * known.unsqueeze(1)).sum(dim=0))
+
+        agreed(look)
         audio.all_reduce()
         visual.all_reduce()
         all_reduce_sum(seen)
@@ -231,10 +235,10 @@ class DualSubspaceModel(CrossModalModel):
 
         What was chosen, and its validation MAP, is kept in `config.fusion_choice`.
         """
-        if len(self.fusion.correlations) != self.config.output_dim:
+        if len(self.fusion.correlations) != self.config.fusion_dim:
             raise ValueError(
-                f"The model was built for embeddings {len(self.fusion.correlations)} wide, and its config asks for "
-                f"{self.config.output_dim} now: set `variant`, `fusion` and `embed_dim` before building it."
+                f"The model was built for {len(self.fusion.correlations)} directions, and its config asks for "
+                f"{self.config.fusion_dim} now: set `variant`, `fusion` and `embed_dim` before building it."
             )
         choice, held_out = self._fit(data, validation, None)
         if self.config.fusion_is_open and not held_out:
@@ -251,15 +255,20 @@ class DualSubspaceModel(CrossModalModel):
         """What was taken, and whether validation was looked at."""
         self.config.fusion_choice = None
         widths = self.config.fusion_widths
-        if (len(self.fusion.audio_mean), len(self.fusion.visual_mean)) != widths:
+        if (len(self.fusion.audio_mean), len(self.fusion.visual_mean), self.fusion.lengths) != (
+            *widths, self.config.fusion_lengths,
+        ):  # fmt: skip
             # `fusion` or `fusion_features` was set after building: the file would not fit the config beside it.
-            self.fusion = CanonicalLayer(*widths, self.config.output_dim).to(self.fusion.audio_mean)
+            layer = CanonicalLayer(*widths, self.config.fusion_dim, self.config.fusion_lengths)
+            self.fusion = layer.to(self.fusion.audio_mean)
         self._share_batch_statistics()
         held_out = None
         with evaluating(self), torch.no_grad():
-            train = output_moments(self._outputs(data), self.fusion, self.config.implicit_dim).all_reduce()
-            if validation is not None and reads_validation(self.config):
-                held_out = held_out_from(self._outputs(validation), self.fusion, self.config.implicit_dim)
+            classes = self.config.implicit_dim
+            train = agreed(lambda: output_moments(self._outputs(data), self.fusion, classes)).all_reduce()
+            if validation is not None and self.config.fusion_is_open:
+                outputs = agreed(lambda: list(self._outputs(validation)))
+                held_out = held_out_from(outputs, self.fusion, classes)
             choice = fit_fusion(self.fusion, self.config, train, held_out, like)
         self.config.fusion_choice = choice
         return choice, held_out is not None

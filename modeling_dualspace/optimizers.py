@@ -34,6 +34,8 @@ def rate(schedule: ScheduleSettings, progress: float) -> float:
 
         ```
     """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"Progress lies between 0 and 1, got {progress}.")
     if progress < schedule.warmup:
         return progress / schedule.warmup
     rest = (progress - schedule.warmup) / (1 - schedule.warmup) if schedule.warmup < 1 else 0.0

@@ -5,10 +5,8 @@ import itertools
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +14,12 @@ import yaml
 
 from .files import short_digest
 from .resources import resource
+from .typed import build
+from .yaml_files import Dumper, Loader, read_yaml
+
+NO_MATTER = ("name", "output", "checkpoint", "train.trackers", "train.features")
+"""What may be another and the outcome is the same. (Features that are read from disk are shuffled in blocks; a run that
+goes on checks that.)"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class TrainSettings:
     """How a model is trained.
 
     Args:
-        epochs: passes over the training split, at most.
+        epochs: passes over the training split, unless patience or `min_steps` has it otherwise.
         min_steps: steps to take at least: where clips are few, there are more epochs.
         choose: the epoch whose model is kept: the `best` on validation, or the `last`, as a schedule that ends in
             nothing wants it.
@@ -145,17 +149,14 @@ class Recipe:
 
     def fingerprint(self, data: str) -> str:
         """Sixteen hex digits of all that decides the outcome: the data by its fingerprint; no name and no place."""
-        content = self.resolved() | {"data": {"fingerprint": data, "config": self.data.config}}
-        for key in ("name", "output", "checkpoint", "grid"):
-            del content[key]
-        content["train"] = {
-            key: value for key, value in content["train"].items() if key not in ("trackers", "features")
-        }
+        content = self.resolved() | {"data": {"fingerprint": data, "config": self.data.config}, "grid": None}
+        for key in NO_MATTER:
+            _set(content, key, None)
         return short_digest([json.dumps(_numbers(content), sort_keys=True, separators=(",", ":")).encode()])
 
     def to_yaml(self) -> str:
         """As `load_recipe` reads it, with every default."""
-        return yaml.dump(self.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.resolved(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def cells(self) -> list["Recipe"]:
         """The runs of a grid, each named by what it sets; of a recipe without one, itself."""
@@ -187,14 +188,14 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         ```
     """
     file = _find(str(name))
-    content = _read(file)
+    content = read_yaml(file)
     content.setdefault("name", file.stem)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not re.fullmatch(r"[\w.]+", key):
             raise ValueError(f"An override is KEY=VALUE, like train.epochs=3, got {override!r}.")
         try:
-            _set(content, key, yaml.load(value, _Loader))
+            _set(content, key, yaml.load(value, Loader))
         except yaml.YAMLError:
             raise ValueError(f"The value of the override {override!r} is no YAML: quote it.") from None
     return recipe_from(content, str(file))
@@ -202,7 +203,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe:
     """A recipe of plain values; raises, naming the key, where one is unknown, missing or of a wrong type."""
-    return _build(Recipe, content, "", where)
+    return build(Recipe, content, where)
 
 
 def known_recipes() -> list[str]:
@@ -221,60 +222,6 @@ def _find(name: str) -> Path:
     raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a key stands once."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Text that this loader would take for a number is quoted."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-        list("-+.0123456789"),
-    )
-
-
-def _read(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file, over the one it says it extends."""
-    if file.resolve() in inside:
-        raise ValueError(f"{file} extends itself: remove one of the keys `extends`.")
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold keys and values, got {type(content).__name__}.")
-    base = content.pop("extends", None)
-    if base is None:
-        return content
-    below = file.parent / str(base)
-    if not below.is_file():
-        raise ValueError(f"{file} extends {base}, and there is no {below}.")
-    base = {
-        key: value for key, value in _read(below, (*inside, file.resolve())).items() if key not in ("name", "output")
-    }
-    return _merged(base, content)
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested keys one by one; everything else as the second has it."""
-    result = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
@@ -284,20 +231,6 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
-def _build(kind: type, content: Any, path: str, where: str) -> Any:
-    """A dataclass of a mapping, checked at every level."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: `{path}` must hold keys and values, got {content!r}.")
-    hints, known = typing.get_type_hints(kind), {entry.name: entry for entry in fields(kind)}
-    for key in content:
-        if key not in known:
-            raise ValueError(f"{where} has an unknown key `{_joined(path, key)}`.{_hint(str(key), path, known)}")
-    for name, entry in known.items():
-        if name not in content and entry.default is MISSING and entry.default_factory is MISSING:
-            raise ValueError(f"{where} lacks the key `{_joined(path, name)}`.")
-    return kind(**{key: _value(hints[key], value, _joined(path, key), where) for key, value in content.items()})
-
-
 def _numbers(content: Any) -> Any:
     """1 and 1.0 are the same setting."""
     if isinstance(content, Mapping):
@@ -305,76 +238,6 @@ def _numbers(content: Any) -> Any:
     if isinstance(content, list):
         return [_numbers(value) for value in content]
     return float(content) if isinstance(content, int) and not isinstance(content, bool) else content
-
-
-def _joined(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _hint(key: str, path: str, known: Iterable[str]) -> str:
-    """What was meant by a key that does not exist: one beside it, or one elsewhere."""
-    keys = _all_keys(Recipe)
-    beside = {name: _joined(path, name) for name in known}
-    elsewhere = {full.rsplit(".")[-1]: full for full in keys}
-    for names in (beside, elsewhere):
-        close = difflib.get_close_matches(key, names, n=1)
-        if close:
-            return f" Did you mean `{names[close[0]]}`?"
-    return f" It may have {', '.join(sorted(beside))}."
-
-
-def _all_keys(kind: type, path: str = "") -> list[str]:
-    keys = []
-    for name, hint in typing.get_type_hints(kind).items():
-        keys.append(_joined(path, name))
-        keys += _all_keys(hint, _joined(path, name)) if isinstance(hint, type) and is_dataclass(hint) else []
-    return keys
-
-
-def _value(hint: Any, value: Any, path: str, where: str) -> Any:
-    """The value, or what a mapping makes; raises unless it is of the type."""
-    if is_dataclass(hint):
-        return _build(hint, value, path, where)  # type: ignore[arg-type]
-    if path == "grid" and isinstance(value, Mapping) and not all(isinstance(one, list) for one in value.values()):
-        raise ValueError(f"{where}: `grid` must hold a list of values for each key, got {value!r}.")
-    if hint == dict[str, OptimizerSettings] and isinstance(value, Mapping):
-        return {name: _build(OptimizerSettings, part, f"{path}.{name}", where) for name, part in value.items()}
-    if not _fits(value, hint):
-        raise ValueError(f"{where}: `{path}` must be {_words(hint)}, got {value!r}.")
-    return float(value) if hint in (float, float | None) and value is not None else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin is types.UnionType:
-        return any(_fits(value, one) for one in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is list:
-        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(
-            isinstance(name, str) and _fits(one, arguments[1]) for name, one in value.items()
-        )
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-
-
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
-
-
-def _words(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is types.UnionType:
-        return " or ".join(map(_words, arguments))
-    if origin is list:
-        return "a list"
-    return _WORDS.get(hint, "keys and values")
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -408,6 +271,8 @@ def _check_numbers(recipe: Recipe) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f" and at most {high:g}" if high < math.inf else ""
             raise ValueError(f"`{key}` must be at least {low:g}{most}, got {value}.")
+    if train.patience is not None and train.choose == "last":
+        raise ValueError("`train.patience` has no effect where `train.choose` is last: leave one of them out.")
     for key, values in recipe.grid.items():
         if not values or any(value in values[:place] for place, value in enumerate(values)):
             raise ValueError(f"`grid` must name at least one value of `{key}`, and none twice: got {values}.")

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 from .checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
 from .files import make_folders, recover, swap_in, write_file, write_json
-from .recipe import Recipe
+from .recipe import NO_MATTER, Recipe
 from .results import Run
 
 logger = logging.getLogger(__name__)
 
-NO_MATTER = ("name", "output", "checkpoint", "train.trackers", "train.features")
-"""What may be another when a run goes on: the outcome is the same."""
+OUTCOME = ("history.jsonl", "summary.json", "checkpoints", "model", "before-refit", "results", "trackers")
+MADE = (*OUTCOME, "final.jsonl", ".lock", "recipe.yaml")
+"""All that is ever in a run's folder."""
 
 
 class RunFolder:
@@ -34,14 +36,12 @@ class RunFolder:
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
         """Makes the folder, or finds in it a run of the same recipe to go on with; raises where neither can be."""
-        file = self.path / "recipe.yaml"
-        if not file.is_file():
-            if self.path.exists() and not self.path.is_dir():
-                raise ValueError(f"{self.path} is a file, and a run is a folder: choose another `output`.")
-            recover(self.path)
-            if self.path.is_dir() and any(one for one in self.path.iterdir() if one.name != ".lock"):
-                raise ValueError(f"{self.path} holds something that is no run: choose another `output`.")
-            self.write_recipe(recipe)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file, and a run is a folder: choose another `output`.")
+        recover(self.path)
+        self._check_ours()
+        if not any((self.path / name).exists() for name in OUTCOME):
+            self.write_recipe(recipe)  # nothing has come of a former try
             return
         if not resume:
             at = "a finished run" if self.summary else f"a run at step {self.latest_step or 0}"
@@ -57,6 +57,24 @@ class RunFolder:
             )
         for folder in (self.path, self.checkpoints, self.chosen):
             recover(folder)
+
+    def clear(self) -> None:
+        """Removes a former run, but for the log of who looked at test: that was looked at all the same."""
+        self._check_ours()
+        for name in MADE:
+            place = self.path / name
+            if place.is_dir():
+                shutil.rmtree(place)
+            elif name not in (".lock", "final.jsonl"):
+                place.unlink(missing_ok=True)
+
+    def _check_ours(self) -> None:
+        foreign = [one.name for one in self.path.iterdir() if one.name not in MADE] if self.path.is_dir() else []
+        if foreign:
+            raise ValueError(
+                f"{self.path} holds {foreign[0]}, which no run makes, so it is not trained in: name another folder by "
+                "output=FOLDER."
+            )
 
     def write_recipe(self, recipe: Recipe) -> None:
         """As it was resolved."""
@@ -125,7 +143,7 @@ class RunFolder:
     @property
     def summary(self) -> dict[str, Any] | None:
         """What came out, of a run that is finished."""
-        return json.loads(self._summary.read_text(encoding="utf-8")) if self._summary.is_file() else None
+        return Run(self.path).summary or None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The run is over."""

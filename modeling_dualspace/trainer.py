@@ -20,6 +20,8 @@ from .optimizers import load_optimizer_tensors, make_optimizer, optimizer_tensor
 from .recipe import TrainSettings
 from .training_data import Batch, Epochs
 
+SKIPS = 20
+"""Steps in a row that fp16 may skip, looking for a scale; the scale is halved in each."""
 FLUSH = 100
 """Steps after which losses are looked at, if nobody asked before: a look waits for the device."""
 
@@ -50,6 +52,9 @@ class Trainer:
         self.model, self.batches, self.settings, self.accelerator = model, batches, settings, accelerator
         self.turns = list(model.config.turns)
         self.step = 0
+        if accelerator.scaler is not None:  # that of an earlier training starts anew
+            accelerator.scaler.load_state_dict(torch.amp.GradScaler().state_dict())
+        self._skipped = 0
         self._log: list[tuple[int, tuple[str, ...], Tensor]] = []
         self._sums: dict[str, tuple[float, int]] = {}
         self._frozen = freeze(model, settings.freeze)
@@ -144,17 +149,19 @@ class Trainer:
         sums = dict(self._sums)
         for (step, names, _), values in zip(log, rows, strict=True):
             found = dict(zip(names, values.tolist(), strict=True))
-            self._check_finite(step, found)
+            if not self._is_finite(step, found):
+                continue
             for name, value in found.items():
                 total, count = sums.get(name, (0.0, 0))
                 sums[name] = (total + value, count + 1)
         self._sums = sums
 
-    def _check_finite(self, step: int, found: Mapping[str, float]) -> None:
+    def _is_finite(self, step: int, found: Mapping[str, float]) -> bool:
+        """Raises where training has diverged; False of a step that fp16 skips, lowering the scale of its loss."""
         bad = [name for name, value in found.items() if not math.isfinite(value)]
-        # With fp16 a loss that overflows is skipped and its scale lowered; weights stay finite.
-        if not bad or (self.settings.precision == "fp16" and self._weights_are_finite()):
-            return
+        self._skipped = self._skipped + 1 if bad else 0
+        if not bad or (self.settings.precision == "fp16" and self._skipped <= SKIPS):
+            return not bad
         term = next((name for name in bad if name != "loss"), "loss")
         epoch = (step - 1) // len(self.batches) + 1
         tries = ["a lower train.optimizer.lr"]
@@ -165,9 +172,6 @@ class Trainer:
             f"The loss stopped being a number in step {step} (epoch {epoch}): `{term}` is {found[term]}. "
             f"Training diverged; try {', or '.join(tries)}."
         )
-
-    def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
     def checkpoint(self, progress: Mapping[str, Any]) -> Checkpoint:
         """All that is needed to go on from here."""

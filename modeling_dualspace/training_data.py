@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
-from .distributed import anywhere, process_index, world_size
+from .distributed import anywhere
 from .feature_dataset import FeatureBatches, dataset_fingerprint, keep_paired
 from .feature_schema import MODALITIES, Description, class_names_of
+from .modeling_crossmodal import Batch
 
-Batch = dict[str, torch.Tensor]
 PASS = 1024
 """Rows of a batch of a data pass over all processes, where nothing learns."""
 BLOCK = 65_536
@@ -119,15 +119,7 @@ class TrainingData:
     def _batches(self, split: Dataset | IterableDataset, batch_size: int, **settings: Any) -> FeatureBatches:
         places: dict[str, Any] = {"device": self.device, "memory": "cpu"}
         place = places.get(self.features)
-        return SharedBatches(split, batch_size, device=place, **settings)
-
-
-class SharedBatches(FeatureBatches):
-    """Batches shared out among the processes that there are when they are walked through, however early made."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.process_index, self.num_processes = process_index(), world_size()
-        return super().__iter__()
+        return FeatureBatches(split, batch_size, device=place, process_index=None, num_processes=None, **settings)
 
 
 class Epochs:
@@ -170,17 +162,21 @@ def _place(data: TrainingData, asked: str) -> str:
     values = sum(len(split) for split in data.splits.values()) * sum(data.widths.values())
     needed = 8 * values
     # All processes keep them in the same kind of place, or they would not walk in step.
-    if data.device.type == "cuda" and not anywhere(needed > torch.cuda.mem_get_info(data.device)[0], data.device):
-        return "device"
+    free = torch.cuda.mem_get_info(data.device)[0] if data.device.type == "cuda" else 0
     share = psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if anywhere(needed > share, data.device):
+    too_much, far_too_much = anywhere(needed > free, needed > share, device=data.device)
+    if data.device.type == "cuda" and not too_much:
+        return "device"
+    if far_too_much:
         return "stream"
     return "device" if data.device.type == "cpu" else "memory"
 
 
 def _fingerprint(splits: Mapping[str, Dataset]) -> str:
     description = Description.parse(splits["train"].info.description)
-    if description:
+    sizes = {name: facts.num_examples for name, facts in (splits["train"].info.splits or {}).items()}
+    # What the card says is not true of a selection of its rows.
+    if description and all(sizes.get(name, len(split)) == len(split) for name, split in splits.items()):
         return description.fingerprint
     common = set.intersection(*(set(split.column_names) for split in splits.values()))
     wanted = [name for name in splits["train"].column_names if name in common]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from .distributed import from_first, process_index
 from .files import write_json
@@ -14,7 +14,8 @@ from .final_score import score_final
 from .recipe import Recipe
 from .retrieval_scores import DIRECTIONS
 from .training_data import TrainingData
-from .training_run import make_accelerator, open_data, train
+from .training_run import train
+from .training_setup import make_accelerator, open_data
 
 
 def train_recipe(recipe: Recipe, *, final: bool = False, command: str | None = None, **options: Any) -> dict[str, Any]:
@@ -30,19 +31,18 @@ def train_recipe(recipe: Recipe, *, final: bool = False, command: str | None = N
     outcome = run(recipe, **options)
     if not final:
         return outcome
-    device = make_accelerator(recipe).device
     if not recipe.grid:
-        return outcome | {"final": _scores(recipe, device, command)}
+        return outcome | {"final": _scores(recipe, command)}
     for row in outcome["rows"]:
         cell = next(one for one in recipe.cells() if _point(one, recipe) == {key: row[key] for key in recipe.grid})
-        row["final"] = _scores(replace(cell, output=str(recipe.folder / "cells" / row["cell"])), device, command)
+        row["final"] = _scores(replace(cell, output=str(recipe.folder / "cells" / row["cell"])), command)
     from_first(lambda: write_json(recipe.folder / "table.json", outcome))
     return outcome
 
 
-def _scores(recipe: Recipe, device: torch.device, command: str | None) -> dict[str, Any]:
+def _scores(recipe: Recipe, command: str | None) -> dict[str, Any]:
     """Both directions and their mean, of each model that was scored."""
-    found = score_final(recipe, device=device, command=command)
+    found = score_final(recipe, device=_device(), command=command)
     return {
         name: {"map": metrics["map"], **{direction: metrics[direction].get("map") for direction in DIRECTIONS}}
         for name, metrics in ((name, result["metrics"]) for name, result in found.items())
@@ -74,21 +74,25 @@ def train_grid(
     opened: dict[tuple[Any, ...], TrainingData] = {}
     rows = []
     for number, cell in enumerate(cells, start=1):
-        there = accelerator or make_accelerator(cell)
         key = (cell.data, cell.train.features)
         if data is None and key not in opened:
             opened.clear()  # one data set at a time is in memory
-            opened[key] = open_data(cell, there.device)
+            opened[key] = open_data(cell, _device())
         clips = data or opened[key]
         cell = replace(cell, output=str(recipe.folder / "cells" / cell.fingerprint(clips.fingerprint)))
         if progress and not process_index():
             print(f"cell {number} of {len(cells)}: {cell.name}", file=sys.stderr)
+        there = accelerator or make_accelerator(cell)
         summary = train(cell, data=clips, resume=resume, overwrite=overwrite, accelerator=there, progress=progress)
         rows.append({"cell": cell.folder.name, **_point(cell, recipe), **_result(summary)})
     rows.sort(key=lambda row: -(row["map"] or 0.0))
     table = {"format": 1, "name": recipe.name, "grid": recipe.grid, "rows": rows}
     from_first(lambda: write_json(recipe.folder / "table.json", table))
     return table
+
+
+def _device() -> torch.device:
+    return PartialState(cpu=not torch.accelerator.is_available()).device
 
 
 def _point(cell: Recipe, grid: Recipe) -> dict[str, Any]:

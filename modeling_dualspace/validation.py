@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import all_reduce_sum, gather_rows, process_index
+from .distributed import agreed, all_reduce_sum, gather_rows, process_index
+from .feature_schema import MODALITIES
 from .modeling_crossmodal import Batch, CrossModalModel, evaluating
+from .moments import check_finite
 from .ranking import summed_average_precision
 from .retrieval_scores import DIRECTIONS
 from .targets import UNKNOWN, label_targets
@@ -24,17 +26,7 @@ def validate(model: CrossModalModel, batches: Iterable[Batch]) -> dict[str, Any]
         model: fitted.
         batches: a data pass: this process's rows.
     """
-    parts = []
-    with evaluating(model):
-        for batch in batches:
-            rows = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            audio = model.get_audio_embeds(rows["audio_features"]).float()
-            visual = model.get_visual_embeds(rows["visual_features"]).float()
-            labels = rows.get("labels", torch.full((len(audio),), UNKNOWN, device=audio.device))
-            parts.append((audio, visual, *label_targets(labels, model.config.num_labels or 1)))
-    if not parts:
-        raise ValueError("There is no clip to validate on: expected a data pass with at least one batch.")
-    audio, visual, targets, known = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    audio, visual, targets, known = agreed(lambda: _embedded(model, batches))
     relevance = "class" if gather_rows(known).any() else "pair"
     if relevance == "class":
         audio, visual, targets = audio[known], visual[known], targets[known]
@@ -48,6 +40,23 @@ def validate(model: CrossModalModel, batches: Iterable[Batch]) -> dict[str, Any]
     all_reduce_sum(sums)
     means = dict(zip(DIRECTIONS, _means(sums), strict=True))
     return {"map": sum(means.values()) / 2, **means, "relevance": relevance}
+
+
+def _embedded(model: CrossModalModel, batches: Iterable[Batch]) -> list[Tensor]:
+    """Embeddings of this process's rows, audio and visual, their memberships, and which are known."""
+    parts = []
+    with evaluating(model):
+        for batch in batches:
+            rows = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            for name in MODALITIES:
+                check_finite(rows[name], name.replace("_", " "), rows.get("index", 0))
+            audio = model.get_audio_embeds(rows["audio_features"]).float()
+            visual = model.get_visual_embeds(rows["visual_features"]).float()
+            labels = rows.get("labels", torch.full((len(audio),), UNKNOWN, device=audio.device))
+            parts.append((audio, visual, *label_targets(labels, model.config.num_labels or 1)))
+    if not parts:
+        raise ValueError("There is no clip to validate on: expected a data pass with at least one batch.")
+    return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
 def _means(sums: Tensor) -> list[float]:

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import atexit
 import importlib.util
 import shutil
+import socket
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,8 @@ for cache in ("HF_DATASETS_CACHE", "HF_METRICS_CACHE"):  # nor may it fill the c
 
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers.utils import logging
 
@@ -190,3 +193,34 @@ def fitted(make_model, batch) -> DualSubspaceModel:
     model.prepare([batch])
     model.finish([batch], [batch])
     return model.eval()
+
+
+@pytest.fixture
+def together(tmp_path):
+    """`together(n, work)`: what `work()` returns in each of n processes, forked here and joined by gloo."""
+
+    def run(count, work):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(count):
+            child = os.fork()
+            if child:
+                children.append(child)
+                continue
+            code = 1
+            try:
+                names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+                values = (rank, rank, count, count, "127.0.0.1", port)
+                os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
+                AcceleratorState._reset_state(True)
+                torch.save(work(), tmp_path / f"{count}-{rank}.pt")
+                dist.destroy_process_group()
+                code = 0
+            finally:
+                os._exit(code)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
+        return [torch.load(tmp_path / f"{count}-{rank}.pt") for rank in range(count)]
+
+    return run

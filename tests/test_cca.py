@@ -474,3 +474,41 @@ def test_embeddings_of_a_layer_depend_on_their_own_row_alone():
     layer = make_layer()[0]
     rows = torch.randn(20, 4)
     torch.testing.assert_close(layer.audio(rows)[7:8], layer.audio(rows[7:8]))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_with_lengths_a_cosine_is_a_dot_product_of_variates_up_to_one_factor(power):
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(400, 3, generator=generator)
+    audio = shared @ torch.randn(3, 6, generator=generator) + 0.5 * torch.randn(400, 6, generator=generator)
+    visual = shared @ torch.randn(3, 5, generator=generator) + 0.5 * torch.randn(400, 5, generator=generator)
+    directions = canonical_directions(PairMoments(6, 5).update(audio, visual).covariances(), 4, ridge=1e-3)
+    layer = CanonicalLayer(6, 5, 4, lengths=True)
+    layer.set(directions, power)
+    found = [layer.audio(audio).double(), layer.visual(visual).double()]
+    assert found[0].shape == (400, 6)
+    for rows in found:
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(400, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    variates = [
+        (rows.double() - mean) @ (weights * directions.correlations**power)
+        for rows, mean, weights in (
+            (audio, directions.audio_mean, directions.audio_weights),
+            (visual, directions.visual_mean, directions.visual_weights),
+        )
+    ]
+    usual = (directions.correlations**power).norm()  # a variate has a variance of about one
+    short = [rows.norm(dim=1) <= 2 * usual for rows in variates]
+    expected = (variates[0] @ variates[1].T / (2 * usual) ** 2)[short[0]][:, short[1]]
+    torch.testing.assert_close((found[0] @ found[1].T)[short[0]][:, short[1]], expected, rtol=1e-5, atol=1e-6)
+    assert all(0.9 < share.double().mean() < 1 for share in short)
+    longer = found[0][~short[0], -2:]  # what is longer than that counts as so long
+    torch.testing.assert_close(longer, torch.zeros_like(longer))
+
+
+def test_the_same_layer_without_lengths_gives_the_directions_of_those_rows():
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    directions = canonical_directions(PairMoments(3, 3).update(rows, rows).covariances(), 2)
+    long, unit = CanonicalLayer(3, 3, 2, lengths=True), CanonicalLayer(3, 3, 2)
+    for layer in (long, unit):
+        layer.set(directions, 1.0)
+    torch.testing.assert_close(torch.nn.functional.normalize(long.audio(rows)[:, :2], dim=1), unit.audio(rows))

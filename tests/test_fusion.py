@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from modeling_dualspace import CanonicalLayer, DualSubspaceConfig, PairMoments, fusion
-from modeling_dualspace.fusion import HeldOut, fit_fusion, held_out_from, held_out_map, reads_validation
+from modeling_dualspace.fusion import HeldOut, fit_fusion, held_out_from, held_out_map
 from modeling_dualspace.ranking import mean_average_precision
 
 TOYS = ["i", "ii", "iii"]
@@ -230,10 +230,12 @@ def test_of_candidates_that_rank_alike_the_one_that_needs_no_choice_is_kept():
 
 
 def test_validation_is_read_only_where_it_changes_something():
-    assert reads_validation(make_config()) and reads_validation(make_config(variant="shared"))
+    assert (lambda config: config.fusion_is_open)(make_config()) and (lambda config: config.fusion_is_open)(
+        make_config(variant="shared")
+    )
     fixed = {"fusion_cluster_weight": 0.5, "fusion_ridge": 0.1}
     for settings in ({"variant": "explicit"}, {"variant": "implicit"}, {"fusion": "cca"}, fixed):
-        assert not reads_validation(make_config(**settings))
+        assert not (lambda config: config.fusion_is_open)(make_config(**settings))
 
 
 def test_each_subspace_alone_is_blind_to_the_other():

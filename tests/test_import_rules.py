@@ -24,11 +24,12 @@ RINGS = [
         "feature_checks", "feature_dataset", "feature_parts", "feature_schema", "feature_sources", "figure_style",
         "figures", "files", "legacy_prefix_average", "metric_space", "optimizers", "recipe", "resources",
         "results", "retrieval_map", "retrieval_scores", "run_folder", "scene", "splits", "synthetic", "training_data",
-        "validation",
+        "training_progress", "typed",
+        "validation", "yaml_files",
     },
     {
         "evaluation", "final_score", "loading", "model_setup", "report", "report_pictures", "report_samples",
-        "report_sources", "trainer", "training_grid", "training_report", "training_run",
+        "report_sources", "trainer", "training_grid", "training_report", "training_run", "training_setup",
     },
     {"__init__", "__main__", "cli", "demo"},
 ]  # fmt: skip

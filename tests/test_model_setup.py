@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, List, Value
 
 from modeling_dualspace.feature_schema import Description
-from modeling_dualspace.model_setup import build_model, state_of
+from modeling_dualspace.model_setup import build_model
 from modeling_dualspace.recipe import recipe_from
 from modeling_dualspace.training_data import TrainingData
 
@@ -55,7 +55,7 @@ def saved(made, tmp_path):
 
 def compared(model, source):
     """Names of the tensors that are the source's, to the bit, and of those that are not; the fusion aside."""
-    new, old = state_of(model), state_of(source)
+    new, old = model.state_dict(), source.state_dict()
     names = [name for name in new if not name.startswith("fusion.")]
     kept = {name for name in names if name in old and torch.equal(new[name], old[name])}
     return kept, set(names) - kept

@@ -220,7 +220,9 @@ def test_an_override_that_cannot_be_meant_is_a_sentence(override, message):
 
 
 def test_the_last_of_two_overrides_holds():
-    assert load_recipe("tiny", ["train.seed=1", "train={epochs: 2}", "train.seed=2"]).train == TrainSettings(2, seed=2)
+    assert load_recipe("tiny", ["train.seed=1", "train={epochs: 2}", "train.seed=2"]).train == TrainSettings(
+        epochs=2, seed=2
+    )
 
 
 # Grids

@@ -25,9 +25,10 @@ def recipe():
 
 @pytest.fixture
 def run(tmp_path, recipe):
-    """The folder of a run that was begun."""
+    """The folder of a run of which something has come."""
     run = RunFolder(tmp_path / "run")
     run.open(recipe, resume=False)
+    run.add_history({"step": 0})
     return run
 
 
@@ -41,7 +42,27 @@ def checkpoint(step):
 def test_a_new_folder_holds_the_recipe_and_goes_on_with_the_same(run, recipe):
     assert recipe_from(yaml.safe_load((run.path / "recipe.yaml").read_text())) == recipe
     run.open(recipe, resume=True)
-    assert [path.name for path in run.path.iterdir()] == ["recipe.yaml"]
+    assert {path.name for path in run.path.iterdir()} == {"recipe.yaml", "history.jsonl"}
+
+
+def test_a_run_of_which_nothing_has_come_is_begun_again_whatever_its_recipe_was(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for alpha in (1, 2):  # a misspelt key, say, or data that were not there
+        run.open(recipe_from(CONTENT | {"model": {"alpha": alpha}}), resume=False)
+    assert yaml.safe_load((run.path / "recipe.yaml").read_text())["model"] == {"alpha": 2}
+
+
+def test_clearing_a_run_leaves_the_log_of_who_looked_at_test_and_no_run(run, recipe):
+    (run.path / "final.jsonl").write_text("{}\n")
+    run.save(checkpoint(3), keep=1)
+    run.clear()
+    assert [path.name for path in run.path.iterdir()] == ["final.jsonl"]
+    run.open(recipe, resume=False)
+    run.add_history({"step": 1})
+    (run.path / "thesis.txt").write_text("")
+    with pytest.raises(ValueError, match="holds thesis.txt, which no run makes"):
+        run.clear()
+    assert (run.path / "history.jsonl").exists()
 
 
 def test_a_folder_that_does_not_exist_can_be_gone_on_with(tmp_path, recipe):
@@ -65,7 +86,7 @@ def test_what_is_no_run_is_left_alone(tmp_path, recipe):
     (tmp_path / "photos" / "one.jpg").write_text("")
     (tmp_path / "file").write_text("")
     for resume in (False, True):
-        with pytest.raises(ValueError, match="photos holds something that is no run: choose another `output`"):
+        with pytest.raises(ValueError, match="photos holds one.jpg, which no run makes, so it is not trained in"):
             RunFolder(tmp_path / "photos").open(recipe, resume=resume)
         with pytest.raises(ValueError, match="file is a file"):
             RunFolder(tmp_path / "file").open(recipe, resume=resume)
@@ -204,7 +225,7 @@ def test_a_history_that_is_shorter_than_it_should_be_is_left_as_it_is(run):
 def test_a_number_that_is_none_is_written_as_null(run):
     nan, inf = float("nan"), float("inf")
     run.add_history({"loss": nan, "terms": {"a": inf, "b": -inf, "c": 0.5}, "list": [nan, {"d": nan}], "e": None})
-    text = (run.path / "history.jsonl").read_text()
+    text = (run.path / "history.jsonl").read_text().splitlines()[-1]
     refused = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
     found = json.loads(text, parse_constant=refused)
     assert found == {"loss": None, "terms": {"a": None, "b": None, "c": 0.5}, "list": [None, {"d": None}], "e": None}

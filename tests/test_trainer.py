@@ -1,8 +1,5 @@
 """The loop: N processes take the steps of one, players take turns, what is frozen stays."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,41 +8,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from modeling_dualspace import CrossModalConfig, CrossModalModel
+from modeling_dualspace.optimizers import rate
 from modeling_dualspace.recipe import OptimizerSettings, ScheduleSettings, TrainSettings
 from modeling_dualspace.trainer import Trainer
 from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.validation import validate
-
-
-@pytest.fixture
-def together(tmp_path):
-    """`together(n, work)`: what `work()` returns in each of n processes, forked here and joined by gloo."""
-
-    def run(count, work):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in range(count):
-            child = os.fork()
-            if child:
-                children.append(child)
-                continue
-            code = 1
-            try:
-                names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-                values = (rank, rank, count, count, "127.0.0.1", port)
-                os.environ.update({name: str(value) for name, value in zip(names, values, strict=True)})
-                AcceleratorState._reset_state(True)
-                torch.save(work(), tmp_path / f"{count}-{rank}.pt")
-                dist.destroy_process_group()
-                code = 0
-            finally:
-                os._exit(code)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0] * count
-        return [torch.load(tmp_path / f"{count}-{rank}.pt") for rank in range(count)]
-
-    return run
 
 
 @pytest.fixture
@@ -223,3 +190,31 @@ def test_compiled_towers_take_the_same_steps(data, make_model):
     )
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_process_whose_clips_are_bad_leaves_no_other_waiting(together, data, make_model):
+    def work():
+        model, clips = make_model(), data()
+        rows = next(
+            iter(clips.passes("train"))
+        )  # made resident: both processes see the same, and each looks at its share
+        bad = {name: column.clone() for name, column in rows.items()}
+        if dist.is_initialized() and dist.get_rank() == 1:
+            bad["audio_features"][0, 0] = torch.nan
+        try:
+            model.prepare([bad])
+        except (ValueError, RuntimeError) as error:
+            return str(error)
+
+    def joined():
+        accelerator()
+        return work()
+
+    for said in together(2, joined):
+        assert "must be finite numbers, but row" in said
+
+
+def test_the_rate_of_a_refit_on_more_clips_is_that_of_the_schedule():
+    assert [rate(ScheduleSettings("cosine"), progress) for progress in (0.0, 1.0)] == [1.0, 0.0]
+    with pytest.raises(ValueError, match="Progress lies between 0 and 1, got 1.25"):
+        rate(ScheduleSettings("cosine"), 1.25)

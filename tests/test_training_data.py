@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch.testing import assert_close
 
-from modeling_dualspace import training_data
+from modeling_dualspace import feature_dataset, training_data
 from modeling_dualspace.feature_dataset import FeatureBatches, to_tensors
 from modeling_dualspace.feature_schema import Description
 from modeling_dualspace.training_data import TrainingData
@@ -23,8 +23,8 @@ def as_process(monkeypatch):
     """`as_process(rank, count)`: what is made from here on believes to be one of several processes."""
 
     def believe(rank, count):
-        monkeypatch.setattr(training_data, "process_index", lambda: rank)
-        monkeypatch.setattr(training_data, "world_size", lambda: count)
+        monkeypatch.setattr(feature_dataset, "process_index", lambda: rank)
+        monkeypatch.setattr(feature_dataset, "world_size", lambda: count)
 
     return believe
 

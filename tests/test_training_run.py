@@ -15,14 +15,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_dualspace import training_data, training_grid, training_run
+from modeling_dualspace import trainer, training_data, training_grid, training_run
 from modeling_dualspace.evaluation import evaluate_model
 from modeling_dualspace.model_setup import build_model
 from modeling_dualspace.recipe import recipe_from
 from modeling_dualspace.run_folder import RunFolder
 from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_grid import train_grid
-from modeling_dualspace.training_run import StoppedError, train
+from modeling_dualspace.training_progress import StoppedError
+from modeling_dualspace.training_run import train
 
 MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
 
@@ -181,7 +182,7 @@ def test_a_full_disk_ends_with_a_sentence_and_the_last_good_checkpoint_intact(re
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(
-            RuntimeError, match=r"step 6 could not be written \(No space left.*step 4 is whole.*--resume"
+            RuntimeError, match=r"step 4 could not be written \(No space left.*step 3 is whole.*--resume"
         ):
             train(recipe("full"), data=data, progress=False)
     assert not list((tmp_path / "full").rglob(".tmp-*"))
@@ -197,7 +198,7 @@ def test_a_loss_that_is_no_number_says_which_term_which_step_and_what_to_try(rec
 
 
 def test_a_batch_too_small_for_the_correlation_says_how_large_it_must_be(recipe, data):
-    with pytest.raises(ValueError, match="A batch would have 5 clips, and this model needs 6 at least.*batch_size"):
+    with pytest.raises(ValueError, match="A batch would have 5 clips, and this model needs 9 at least.*batch_size"):
         train(recipe(batch_size=5), data=data, progress=False)
 
 
@@ -359,3 +360,25 @@ def test_fp16_without_a_gpu_is_a_sentence(recipe, data):
         pytest.skip("there is a GPU here, on which fp16 works")
     with pytest.raises(ValueError, match="fp16, which needs a GPU.*fp32 and bf16"):
         train(recipe(precision="fp16"), data=data, progress=False)
+
+
+def test_a_refit_on_more_clips_follows_the_schedule_to_its_end_and_not_beyond(recipe, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer, "rate", lambda schedule, progress: seen.append(progress) or 1.0)
+    settings = {"epochs": 1, "min_steps": 9, "choose": "last", "schedule": {"name": "cosine"}}
+    summary = train(recipe(**settings), data=data, progress=False)
+    # Nine steps to choose by; as many epochs, three, over 135 clips in five batches each.
+    assert summary["steps"] == 9 + 15 == len(seen)
+    assert seen == [step / 9 for step in range(9)] + [step / 15 for step in range(15)]
+
+
+def test_two_processes_track_write_and_finish_as_one(recipe, data, together, tmp_path):
+    def of(name, **settings):  # dropout falls otherwise in each process
+        return replace(recipe(name, **settings), model=MODEL | {"dropout": 0.0})
+
+    def work():
+        summary = train(of("two", trackers=["tensorboard"]), data=data, progress=False)
+        return summary["processes"], summary["epoch"], torch.distributed.is_initialized()
+
+    assert together(2, work) == [(2, train(of("one"), data=data, progress=False)["epoch"], True)] * 2
+    assert len(list((tmp_path / "two" / "trackers").rglob("events*"))) == 2  # the recipe's, and those of validations
