@@ -89,7 +89,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one that comes with DualSpace")
     command.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="instead of what the recipe says: train.epochs=3"
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="instead of what the recipe says: train.epochs=3"
     )
     again = command.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the output, if there is one")

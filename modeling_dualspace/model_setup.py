@@ -1,11 +1,14 @@
 """Models as a recipe asks for them: made for the data, from nothing or from a published one."""
 
+import inspect
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_dualspace import CrossModalConfig
@@ -18,32 +21,43 @@ from .training_data import TrainingData
 logger = logging.getLogger(__name__)
 
 
-def build_model(recipe: Recipe, data: TrainingData) -> CrossModalModel:
+def check_config(recipe: Recipe, data: TrainingData) -> None:
+    """Raises where no model can be made of the recipe and the data, as far as that can be seen without making one."""
+    _config(recipe, data, None if recipe.init is None else _source(recipe).config)
+
+
+def _source(recipe: Recipe) -> CrossModalModel:
+    """The model to start from."""
+    name = str(recipe.init)
+    try:
+        source: Any = agreed(lambda: load_model(name))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`init` is {name}, and cannot be started from: {str(error).split(' (MODEL')[0]}") from None
+    if not isinstance(source, CrossModalModel):
+        raise ValueError(f"`init` is {name}, a {type(source).__name__}, which this loop cannot train.")
+    if recipe.system not in ("dualspace", *_names(source.config.model_type)):
+        raise ValueError(f"`system` is {recipe.system}, and {name} is a {source.config.model_type}: leave it out.")
+    return source
+
+
+def build_model(recipe: Recipe, data: TrainingData, *, say: bool = True) -> CrossModalModel:
     """The model a recipe asks for, prepared on the data: ready for its first step.
 
     Args:
         recipe: `system` or `init`, and the fields of its config.
         data: decides widths and classes.
+        say: log what is not taken over of the model to start from.
     """
     torch.manual_seed(recipe.train.seed)
     if recipe.init is None:
         model: Any = AutoModel.from_config(_config(recipe, data, None))
         model.to(data.device).prepare(data.passes("train"))
         return model
-    name = recipe.init
-    source: Any = agreed(lambda: load_model(name))
-    if not isinstance(source, CrossModalModel):
-        raise ValueError(
-            f"{recipe.init} is a {type(source).__name__}, which this loop cannot train: expected a CrossModalModel."
-        )
-    if recipe.system not in ("dualspace", *_names(source.config.model_type)):
-        raise ValueError(
-            f"`system` is {recipe.system}, and {recipe.init} is a {source.config.model_type}: leave it out."
-        )
+    source = _source(recipe)
     model = type(source)(_config(recipe, data, source.config))
     model.to(data.device)
     model.prepare(data.passes("train"))
-    _take_over(model, source, recipe)
+    _take_over(model, source, recipe, logging.WARNING if say else logging.DEBUG)
     return model
 
 
@@ -82,12 +96,26 @@ def _config(recipe: Recipe, data: TrainingData, start: CrossModalConfig | None) 
                 key: value for key, value in content.items() if key not in ("id2label", "label2id", "num_labels")
             }
         content = {key: value for key, value in content.items() if key not in ("auto_map", "transformers_version")}
-        return type(start)(**_known(content, type(start)) | fields)
+        return _made(type(start), _known(content, type(start)) | fields)
     model_type = next((name for name in (f"dualspace_{recipe.system}", recipe.system) if name in CONFIG_MAPPING), None)
     if model_type is None or not issubclass(CONFIG_MAPPING[model_type], CrossModalConfig):
         ours = [name for name in CONFIG_MAPPING if name.startswith("dualspace")]
         raise ValueError(f"There is no system {recipe.system!r}: `system` is one of {', '.join(ours)}.")
-    return AutoConfig.for_model(model_type, **fields)
+    return _made(CONFIG_MAPPING[model_type], fields)
+
+
+def _made(kind: Any, fields: dict[str, Any]) -> Any:
+    try:
+        return kind(**fields)
+    except StrictDataclassError as error:
+        found = re.search(r"[Ff]ield '(\w+)' with value (.+?) doesn't match|for field '(\w+)'", str(error))
+        name = (found[1] or found[3]) if found else None
+        if name not in fields:
+            raise
+        kinds = inspect.get_annotations(kind).get(name, "")
+        raise ValueError(
+            f"`model.{name}` cannot be {fields[name]!r}: it is {getattr(kinds, '__name__', kinds)}."
+        ) from None
 
 
 def _known(content: Mapping[str, Any], kind: type[CrossModalConfig]) -> dict[str, Any]:
@@ -105,44 +133,61 @@ def _facts(data: TrainingData) -> dict[str, Any]:
     return facts
 
 
-def _take_over(model: CrossModalModel, source: CrossModalModel, recipe: Recipe) -> None:
+@torch.no_grad()
+def _take_over(model: CrossModalModel, source: CrossModalModel, recipe: Recipe, level: int) -> None:
     """Tensors of the source that fit the new data, and of its last layers the rows of classes both know."""
-    new, old = model.state_dict(), source.state_dict()
-    parts = source.parts()
+    new, old, parts = model.state_dict(), source.state_dict(), source.parts()
     unfit = set(parts.get("fitted", ()))
     for modality, was, now in _features(source.config, model.config):
         if was != now:
             unfit |= set(parts.get(f"{modality}_features", ()))
-            logger.warning("The %s features are %s, and were %s: their first layer starts anew.", modality, now, was)
-    before, after = _class_names(source.config), _class_names(model.config)
-    same_classes = before == after
-    of_classes = set() if same_classes else {*parts.get("classes", ()), *model.parts().get("classes", ())}
+            logger.log(level, "The %s features are %s, and were %s: their first layer starts anew.", modality, now, was)
+    last_layers = set[str]()
+    if _class_names(source.config) != _class_names(model.config):
+        last_layers = {*parts.get("classes", ()), *model.parts().get("classes", ())}
+        common = _take_over_classes(model, source, unfit)
+        but = f", but for the rows of {_few(common)}" if common else ""
+        logger.log(level, "The classes are others than those of %s: the last layers start anew%s.", recipe.init, but)
     fits = {name for name, tensor in old.items() if name in new and tensor.shape == new[name].shape}
-    kept = fits - unfit - of_classes
-    with torch.no_grad():
-        for name in kept:
-            new[name].copy_(old[name])
-        if not same_classes:
-            common = [one for one in after if one in before]
-            rows = [after.index(one) for one in common], [before.index(one) for one in common]
-            pairs = zip(model.parts().get("classes", ()), parts.get("classes", ()), strict=True)
-            fit = [(name, other) for name, other in pairs if new[name].shape[1:] == old[other].shape[1:]]
-            fit = [(name, other) for name, other in fit if other not in unfit]
-            common = common if fit else []
-            for name, other in fit if common else ():
-                new[name][rows[0]] = old[other][rows[1]].to(new[name])
-            logger.warning(
-                "The classes are others than those of %s: its last layers start anew%s.",
-                recipe.init, f", but for {', '.join(common[:5])}{' ...' if len(common) > 5 else ''}" if common else "",
-            )  # fmt: skip
-    fresh = sorted(name for name in dict(model.named_parameters()) if name not in kept)
+    kept = fits - unfit - last_layers
+    for name in kept:
+        new[name].copy_(old[name])
+    fresh = sorted(name for name, _ in model.named_parameters() if name not in kept)
+    said = {*last_layers, *unfit, *(name for names in model.parts().values() for name in names)}
+    resized = [name for name in fresh if name not in said]
+    if resized:
+        what = "%d tensors have other sizes than in %s and start anew: %s."
+        logger.log(level, what, len(resized), recipe.init, _few(resized))
+    _refuse_to_freeze(fresh, recipe.train.freeze)
+
+
+def _take_over_classes(model: CrossModalModel, source: CrossModalModel, unfit: set[str]) -> list[str]:
+    """Copies the rows of classes both know into the last layers, and returns the names of those."""
+    new, old = model.state_dict(), source.state_dict()
+    before, after = _class_names(source.config), _class_names(model.config)
+    common = [name for name in after if name in before]
+    pairs = zip(model.parts().get("classes", ()), source.parts().get("classes", ()), strict=True)
+    fit = [(name, other) for name, other in pairs if new[name].shape[1:] == old[other].shape[1:] and other not in unfit]
+    if not common or not fit:
+        return []
+    rows = [after.index(name) for name in common], [before.index(name) for name in common]
+    for name, other in fit:
+        new[name][rows[0]] = old[other][rows[1]].to(new[name])
+    return common
+
+
+def _refuse_to_freeze(fresh: Sequence[str], freeze: Sequence[str]) -> None:
     for name in fresh:
-        frozen = next((one for one in recipe.train.freeze if f"{name}.".startswith(f"{one}.")), None)
+        frozen = next((one for one in freeze if f"{name}.".startswith(f"{one}.")), None)
         if frozen is not None:
             raise ValueError(
                 f"`train.freeze` keeps {frozen} as it is, and {name} in it starts anew, since it does not fit this "
                 "data: freeze less, or use features and classes like those of the model."
             )
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
 
 
 def _features(was: Any, now: Any) -> list[tuple[str, str, str]]:

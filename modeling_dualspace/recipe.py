@@ -187,7 +187,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
         ```
     """
-    file = _find(str(name))
+    file, overrides = _find(str(name)), list(overrides)
     content = read_yaml(file)
     content.setdefault("name", file.stem)
     for override in overrides:
@@ -198,7 +198,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             _set(content, key, yaml.load(value, Loader))
         except yaml.YAMLError:
             raise ValueError(f"The value of the override {override!r} is no YAML: quote it.") from None
-    return recipe_from(content, str(file))
+    return recipe_from(content, " ".join([str(file), *(["with", *overrides] if overrides else [])]))
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe:

@@ -97,7 +97,10 @@ def _places(path: Path) -> list[Path]:
     """The path, or what lies in a folder of results or of runs."""
     if not path.exists():
         raise ValueError(f"There is nothing at {path}: expected a run, a grid, or a result of `dualspace evaluate`.")
-    if path.is_file() or _is_run(path) or any(_is_run(cell) for cell in path.glob("cells/*")):
+    cells = _cells_of(path)
+    if cells and _table(path) and not _is_surface(path):
+        return cells  # each for itself: of other settings than alpha and beta there is no surface
+    if path.is_file() or _is_run(path) or cells:
         return [path]
     inside = sorted(path.glob("*.json")) if not (path / "config.json").exists() else []
     inside += [folder for folder in sorted(path.iterdir()) if _is_run(folder)] if path.is_dir() else []
@@ -117,7 +120,7 @@ def _read(path: Path) -> Source:
         return Source(str(name), run, [result])
     if path.name == "model" and _is_run(path.parent):
         path = path.parent
-    cells = [Run(cell) for cell in sorted(path.glob("cells/*")) if _is_run(cell)]
+    cells = [Run(cell) for cell in _cells_of(path)]
     if not cells and not _is_run(path):
         raise ValueError(
             f"{path} is no run: expected a folder that training wrote (with history.jsonl, model/ or results/), a grid "
@@ -125,6 +128,26 @@ def _read(path: Path) -> Source:
         )
     run = Run(path)
     return Source(_name(run, str(path)), run, run.results, cells)
+
+
+def _cells_of(path: Path) -> list[Path]:
+    """Of a grid, as its table has them: what else lies there is of former ones."""
+    found = [cell for cell in sorted(path.glob("cells/*")) if _is_run(cell)]
+    named = [row.get("cell") for row in _table(path).get("rows", [])]
+    return [cell for cell in found if cell.name in named] if named else found
+
+
+def _is_surface(path: Path) -> bool:
+    return {"model.alpha", "model.beta"} <= set(_table(path).get("grid", {}))
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """What a grid's table says; nothing where there is none that can be read."""
+    try:
+        content = json.loads((path / "table.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_run(folder: Path) -> bool:

@@ -36,12 +36,23 @@ class RunFolder:
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
         """Makes the folder, or finds in it a run of the same recipe to go on with; raises where neither can be."""
+        self.check(recipe, resume=resume)
+        for folder in (self.path, self.checkpoints, self.chosen):
+            recover(folder)
+        if not self.begun:
+            self.write_recipe(recipe)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come of a run here."""
+        return any((self.path / name).exists() for name in OUTCOME)
+
+    def check(self, recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Raises where `open` would, or `clear` before it; changes nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file, and a run is a folder: choose another `output`.")
-        recover(self.path)
         self._check_ours()
-        if not any((self.path / name).exists() for name in OUTCOME):
-            self.write_recipe(recipe)  # nothing has come of a former try
+        if overwrite or not self.begun:
             return
         if not resume:
             at = "a finished run" if self.summary else f"a run at step {self.latest_step or 0}"
@@ -55,8 +66,6 @@ class RunFolder:
                 f"{self.path} is a run of another recipe, and cannot be gone on with: {difference}. Start it anew by "
                 "--overwrite, or name another folder by output=FOLDER."
             )
-        for folder in (self.path, self.checkpoints, self.chosen):
-            recover(folder)
 
     def clear(self) -> None:
         """Removes a former run, but for the log of who looked at test: that was looked at all the same."""
@@ -69,7 +78,8 @@ class RunFolder:
                 place.unlink(missing_ok=True)
 
     def _check_ours(self) -> None:
-        foreign = [one.name for one in self.path.iterdir() if one.name not in MADE] if self.path.is_dir() else []
+        found = [one.name for one in self.path.iterdir()] if self.path.is_dir() else []
+        foreign = [name for name in found if name not in MADE and not name.startswith(".tmp-")]
         if foreign:
             raise ValueError(
                 f"{self.path} holds {foreign[0]}, which no run makes, so it is not trained in: name another folder by "
@@ -98,7 +108,12 @@ class RunFolder:
                 ) from None
             except OSError:  # a file system without locks
                 logger.debug("%s cannot be locked", self.path)
-            yield
+            try:
+                yield
+            finally:
+                if [one.name for one in self.path.iterdir()] == [".lock"]:  # nothing was begun
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
 
     @property
     def latest_step(self) -> int | None:

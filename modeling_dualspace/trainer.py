@@ -26,6 +26,10 @@ FLUSH = 100
 """Steps after which losses are looked at, if nobody asked before: a look waits for the device."""
 
 
+class DivergedError(ValueError):
+    """A loss that is no number any more."""
+
+
 class Trainer:
     """Takes the steps of a recipe.
 
@@ -168,7 +172,7 @@ class Trainer:
         tries += ["train.clip=1"] if self.settings.clip is None else []
         tries += ["train.precision=fp32"] if self.settings.precision != "fp32" else []
         tries += ["a larger model.ridge"] if term == "correlation" else []
-        raise ValueError(
+        raise DivergedError(
             f"The loss stopped being a number in step {step} (epoch {epoch}): `{term}` is {found[term]}. "
             f"Training diverged; try {', or '.join(tries)}."
         )

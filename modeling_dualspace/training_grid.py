@@ -11,8 +11,11 @@ from accelerate import Accelerator, PartialState
 from .distributed import from_first, process_index
 from .files import write_json
 from .final_score import score_final
+from .model_setup import check_config
 from .recipe import Recipe
 from .retrieval_scores import DIRECTIONS
+from .run_folder import RunFolder
+from .trainer import DivergedError
 from .training_data import TrainingData
 from .training_run import train
 from .training_setup import make_accelerator, open_data
@@ -33,7 +36,7 @@ def train_recipe(recipe: Recipe, *, final: bool = False, command: str | None = N
         return outcome
     if not recipe.grid:
         return outcome | {"final": _scores(recipe, command)}
-    for row in outcome["rows"]:
+    for row in (row for row in outcome["rows"] if "failed" not in row):
         cell = next(one for one in recipe.cells() if _point(one, recipe) == {key: row[key] for key in recipe.grid})
         row["final"] = _scores(replace(cell, output=str(recipe.folder / "cells" / row["cell"])), command)
     from_first(lambda: write_json(recipe.folder / "table.json", outcome))
@@ -71,6 +74,7 @@ def train_grid(
         progress: say on stderr what is going on.
     """
     cells = recipe.cells()
+    from_first(lambda: _begin(recipe))
     opened: dict[tuple[Any, ...], TrainingData] = {}
     rows = []
     for number, cell in enumerate(cells, start=1):
@@ -78,17 +82,33 @@ def train_grid(
         if data is None and key not in opened:
             opened.clear()  # one data set at a time is in memory
             opened[key] = open_data(cell, _device())
+            for other in cells:  # what is wrong with any is better known before hours than after
+                if other.data == cell.data:
+                    check_config(other, opened[key])
         clips = data or opened[key]
         cell = replace(cell, output=str(recipe.folder / "cells" / cell.fingerprint(clips.fingerprint)))
         if progress and not process_index():
             print(f"cell {number} of {len(cells)}: {cell.name}", file=sys.stderr)
         there = accelerator or make_accelerator(cell)
-        summary = train(cell, data=clips, resume=resume, overwrite=overwrite, accelerator=there, progress=progress)
+        try:
+            summary = train(cell, data=clips, resume=resume, overwrite=overwrite, accelerator=there, progress=progress)
+        except DivergedError as error:  # the others may well not
+            summary = {"failed": str(error)}
+            if progress and not process_index():
+                print(f"cell {number}: {error}", file=sys.stderr)
         rows.append({"cell": cell.folder.name, **_point(cell, recipe), **_result(summary)})
     rows.sort(key=lambda row: -(row["map"] or 0.0))
     table = {"format": 1, "name": recipe.name, "grid": recipe.grid, "rows": rows}
     from_first(lambda: write_json(recipe.folder / "table.json", table))
     return table
+
+
+def _begin(recipe: Recipe) -> None:
+    """A grid lies in a folder of its own, beside no run."""
+    folder = RunFolder(recipe.folder)
+    if folder.begun:
+        raise ValueError(f"{folder.path} holds a run, and a grid is none: name another folder by output=FOLDER.")
+    folder.write_recipe(recipe)
 
 
 def _device() -> torch.device:
@@ -108,6 +128,8 @@ def _get(content: Mapping[str, Any], key: str) -> Any:
 
 
 def _result(summary: Mapping[str, Any]) -> dict[str, Any]:
+    if "failed" in summary:
+        return dict.fromkeys(("map", *DIRECTIONS, "epoch", "seconds")) | {"failed": summary["failed"]}
     found = summary["validation"] or {}
     scores = {name: found.get(name) for name in ("map", *DIRECTIONS)}
     return scores | {"epoch": summary["epoch"], "seconds": summary["seconds"]["total"]}

@@ -28,7 +28,8 @@ def _run(summary: Mapping[str, Any], recipe: Recipe) -> str:
         lines.append("Nobody annotated the validation clips: only a query's own pair is relevant in its MAP.")
     if summary["choice"]:
         chosen = {key: value for key, value in summary["choice"].items() if key not in ("validation_map", "candidates")}
-        lines.append(f"Kept on validation: {', '.join(str(value) for value in _said(chosen))}.")
+        how = "chosen on validation" if "validation_map" in summary["choice"] else "not chosen"
+        lines.append(f"Fusion: {', '.join(_said(chosen))} ({how}).")
     lines += [_cost(summary), f"Model: {recipe.folder / 'model'}"]
     if not summary.get("final"):
         lines.append("Test was not looked at: --resume --final scores it, once you are done choosing.")
@@ -67,12 +68,13 @@ def _cost(summary: Mapping[str, Any]) -> str:
 def _grid(table: Mapping[str, Any], recipe: Recipe) -> str:
     keys: Sequence[str] = list(table["grid"])
     final = any("final" in row for row in table["rows"])
-    head = [*keys, "validation MAP", *(["test MAP"] if final else []), "epoch", "seconds"]
+    head = [*keys, "validation MAP", *(["test MAP"] if final else []), "epoch", "seconds", "cell"]
     rows = []
     for row in table["rows"]:
-        score = "-" if row["map"] is None else f"{row['map']:.4f}"
-        test = [f"{row['final']['model']['map']:.4f}"] if final else []
-        rows.append([*(str(row[key]) for key in keys), score, *test, str(row["epoch"]), f"{row['seconds']:.1f}"])
+        score = "diverged" if "failed" in row else "-" if row["map"] is None else f"{row['map']:.4f}"
+        test = [f"{row['final']['model']['map']:.4f}" if "final" in row else "-"] if final else []
+        last = [str(row["epoch"]), f"{row['seconds']:.1f}"] if "failed" not in row else ["-", "-"]
+        rows.append([*(str(row[key]) for key in keys), score, *test, *last, row["cell"]])
     widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
     lines = ["", f"{table['name']}: {len(rows)} cells, the best on validation first (measured)", ""]
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]

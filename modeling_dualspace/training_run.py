@@ -22,7 +22,7 @@ from .console import Stop, asked_to_stop, quiet
 from .distributed import anywhere, from_first, process_index, world_size
 from .files import swap_in
 from .loading import load_model
-from .model_setup import build_model
+from .model_setup import build_model, check_config
 from .modeling_crossmodal import CrossModalModel
 from .recipe import Recipe
 from .run_folder import RunFolder
@@ -68,19 +68,26 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(quiet())
         from_first(lambda: stack.enter_context(folder.locked()))
-        from_first(lambda: _open(folder, recipe, resume, overwrite))
-        summary = from_first(lambda: folder.summary)
+        from_first(lambda: _check(folder, recipe, resume, overwrite))
+        summary = None if overwrite else from_first(lambda: folder.summary)
         if summary is not None:
             return summary
+        # What is wrong with data and settings is said before anything former is removed, or anything is written.
         data = data or open_data(recipe, accelerator.device)
+        check_config(recipe, data)
+        from_first(lambda: _open(folder, recipe, resume, overwrite))
         with asked_to_stop() as stop:
             return _Training(recipe, data, accelerator, folder, stop, progress).run()
 
 
+def _check(folder: RunFolder, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+    folder.check(recipe, resume=resume, overwrite=overwrite)
+    if overwrite and recipe.init and Path(recipe.init).resolve().is_relative_to(folder.path.resolve()):
+        raise ValueError(f"{recipe.init} lies in {folder.path}, which would be removed: name another `output`.")
+
+
 def _open(folder: RunFolder, recipe: Recipe, resume: bool, overwrite: bool) -> None:
     if overwrite:
-        if recipe.init and Path(recipe.init).resolve().is_relative_to(folder.path.resolve()):
-            raise ValueError(f"{recipe.init} lies in {folder.path}, which would be removed: name another `output`.")
         folder.clear()
     folder.open(recipe, resume=resume)
 
@@ -266,7 +273,7 @@ class _Training:
         assert best is not None
         self.data.release()
         joined = self.data.joined()
-        model = build_model(self.recipe, joined)
+        model = build_model(self.recipe, joined, say=False)
         trainer = self._trainer(model, joined)
         self.bar.reset(total=best["epoch"] * len(trainer.batches))
         self.bar.update(trainer.step)

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from .resources import resource
 
 
 class Loader(yaml.SafeLoader):
@@ -51,8 +54,11 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return content
     below = file.parent / str(base)
+    if not below.is_file() and re.fullmatch(r"\w+", str(base)):  # the name of one of ours
+        with suppress(FileNotFoundError):
+            below = resource(f"configs/{base}.yaml")
     if not below.is_file():
-        raise ValueError(f"{file} extends {base}, and there is no {below}.")
+        raise ValueError(f"{file} extends {base}, and there is neither {below} nor a recipe of ours of that name.")
     extended = read_yaml(below, (*inside, file.resolve()))
     return _merged({key: value for key, value in extended.items() if key not in ("name", "output")}, content)
 

@@ -28,10 +28,13 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers.utils import logging
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
+from modeling_dualspace.recipe import recipe_from
+from modeling_dualspace.training_data import TrainingData
 
 # On tiny matrices two thread pools, torch's and OpenBLAS', mostly wait for each other.
 torch.set_num_threads(1)
 
+RUN_MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
 ROOT = Path(__file__).parent.parent
 DEBIAN_PACKAGES = {"ffmpeg": "ffmpeg", "chromium": "chromium", "node": "nodejs"}
 
@@ -193,6 +196,27 @@ def fitted(make_model, batch) -> DualSubspaceModel:
     model.prepare([batch])
     model.finish([batch], [batch])
     return model.eval()
+
+
+@pytest.fixture
+def data(make_batch, as_split):
+    """135 clips of three classes to train on, a third of them for validation."""
+    splits = {"train": as_split(make_batch(90)), "validation": as_split(make_batch(45, seed=2))}
+    return TrainingData(splits)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """`recipe(output, **train)`: six epochs of three batches, refit."""
+
+    def of(output="run", **settings):
+        train_settings = {"epochs": 6, "batch_size": 30, "refit": True} | settings
+        return recipe_from({
+            "name": output, "data": {"path": "none"}, "model": dict(RUN_MODEL), "output": str(tmp_path / output),
+            "train": train_settings, "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 2},
+        })  # fmt: skip
+
+    return of
 
 
 @pytest.fixture

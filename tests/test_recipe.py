@@ -146,7 +146,7 @@ def test_numbers_are_numbers_however_they_are_written(written, text, value):
         ("a: [", "is no YAML"), ("a: 1\nb: 2\na: 3", "the key a stands twice"),
         ("data: {path: d, path: e}", "the key path stands twice"), ("- 1", "must hold keys and values, got list"),
         ("", "must hold keys and values, got NoneType"), ("data: !!python/name:os.system d", "is no YAML"),
-        ("\0", "is no YAML"), ("extends: absent.yaml", "extends absent.yaml, and there is no"),
+        ("\0", "is no YAML"), ("extends: absent.yaml", "extends absent.yaml, and there is neither"),
         ("extends: mine.yaml", "extends itself"), ("extends: other.yaml", "extends itself"),
     ],
 )  # fmt: skip
@@ -294,3 +294,9 @@ def test_a_whole_number_is_the_same_setting_as_that_number_with_a_point():
 def test_defaults_are_those_of_the_design():
     assert recipe_from(BASE).train.schedule == ScheduleSettings("constant", 0.0)
     assert recipe_from(BASE).checkpoint.keep == 3 and recipe_from(BASE).system == "dualspace"
+
+
+def test_a_recipe_may_extend_one_of_ours_by_its_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: finetune\ndata: {path: films}\n")
+    mine = load_recipe(tmp_path / "mine.yaml")
+    assert (mine.name, mine.data.path, mine.train.min_steps) == ("mine", "films", 600)

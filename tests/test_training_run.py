@@ -15,37 +15,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_dualspace import trainer, training_data, training_grid, training_run
+from modeling_dualspace import trainer, training_data
 from modeling_dualspace.evaluation import evaluate_model
-from modeling_dualspace.model_setup import build_model
-from modeling_dualspace.recipe import recipe_from
 from modeling_dualspace.run_folder import RunFolder
 from modeling_dualspace.training_data import TrainingData
-from modeling_dualspace.training_grid import train_grid
 from modeling_dualspace.training_progress import StoppedError
 from modeling_dualspace.training_run import train
 
 MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
-
-
-@pytest.fixture
-def data(make_batch, as_split):
-    splits = {"train": as_split(make_batch(90)), "validation": as_split(make_batch(45, seed=2))}
-    return TrainingData(splits)
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """`recipe(output, **train)`: six epochs of three batches, refit."""
-
-    def of(output="run", **settings):
-        train_settings = {"epochs": 6, "batch_size": 30, "refit": True} | settings
-        return recipe_from({
-            "name": output, "data": {"path": "none"}, "model": MODEL, "output": str(tmp_path / output),
-            "train": train_settings, "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 2},
-        })  # fmt: skip
-
-    return of
 
 
 def outcome(folder):
@@ -242,7 +219,7 @@ def test_films_nobody_annotated_train_too_and_are_scored_by_their_pairs(recipe, 
 
 
 def test_a_system_that_reads_no_labels_is_not_chosen_by_them(recipe, data, tmp_path):
-    blind = replace(recipe(refit=False), model=MODEL | {"variant": "explicit"})
+    blind = replace(recipe(refit=False), model=recipe().model | {"variant": "explicit"})
     summary = train(blind, data=data, progress=False)
     assert (summary["chosen_on"], summary["epoch"]) == (None, 6)
     history = (tmp_path / "run" / "history.jsonl").read_text()
@@ -302,40 +279,6 @@ def test_a_run_is_trained_by_one_process_at_a_time(recipe, data, tmp_path):
         train(recipe(), data=data, progress=False)
 
 
-def test_a_grid_is_trained_cell_by_cell_and_gone_on_with(recipe, data, tmp_path, monkeypatch):
-    grid = replace(
-        recipe("grid", epochs=1, refit=False), grid={"model.alpha": [0, 0.1], "train.precision": ["fp32", "bf16"]}
-    )
-    table = train_grid(grid, data=data, progress=False)
-    rows = table["rows"]
-    assert [row["map"] for row in rows] == sorted((row["map"] for row in rows), reverse=True)
-    assert {(row["model.alpha"], row["train.precision"]) for row in rows} == {
-        (alpha, precision) for alpha in (0, 0.1) for precision in ("fp32", "bf16")
-    }
-    assert json.loads((tmp_path / "grid" / "table.json").read_text())["rows"] == rows
-    for row in rows:  # a cell is the run of its own recipe
-        alone = replace(
-            recipe(row["cell"], epochs=1, refit=False, precision=row["train.precision"]),
-            model=MODEL | {"alpha": row["model.alpha"]},
-        )
-        assert train(alone, data=data, progress=False)["validation"]["map"] == row["map"]
-    with pytest.raises(ValueError, match="holds a finished run"):
-        train_grid(grid, data=data, progress=False)
-    larger = replace(grid, grid=grid.grid | {"model.alpha": [0, 0.1, 1]})
-    trained = []
-    monkeypatch.setattr(training_run, "build_model", lambda *a: trained.append(1) or build_model(*a))
-    again = train_grid(larger, data=data, resume=True, progress=False)
-    assert len(again["rows"]) == 6 and len(trained) == 2 and all(row in again["rows"] for row in rows)
-
-
-def test_a_grid_over_data_sets_reads_each_of_them(recipe, data, make_batch, as_split, monkeypatch):
-    other = TrainingData(data.splits | {"train": as_split(make_batch(60, seed=9))})
-    opened = {"one": data, "two": other}
-    monkeypatch.setattr(training_grid, "open_data", lambda cell, device: opened[cell.data.path])
-    rows = train_grid(replace(recipe(epochs=1), grid={"data.path": ["one", "two"]}), progress=False)["rows"]
-    assert rows[0]["map"] != rows[1]["map"] and rows[0]["cell"] != rows[1]["cell"]
-
-
 def test_trackers_see_every_validation(recipe, data, tmp_path):
     train(recipe(trackers=["tensorboard"], refit=False), data=data, progress=False)
     event_accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
@@ -374,7 +317,7 @@ def test_a_refit_on_more_clips_follows_the_schedule_to_its_end_and_not_beyond(re
 
 def test_two_processes_track_write_and_finish_as_one(recipe, data, together, tmp_path):
     def of(name, **settings):  # dropout falls otherwise in each process
-        return replace(recipe(name, **settings), model=MODEL | {"dropout": 0.0})
+        return replace(recipe(name, **settings), model=recipe().model | {"dropout": 0.0})
 
     def work():
         summary = train(of("two", trackers=["tensorboard"]), data=data, progress=False)
@@ -382,3 +325,40 @@ def test_two_processes_track_write_and_finish_as_one(recipe, data, together, tmp
 
     assert together(2, work) == [(2, train(of("one"), data=data, progress=False)["epoch"], True)] * 2
     assert len(list((tmp_path / "two" / "trackers").rglob("events*"))) == 2  # the recipe's, and those of validations
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"alhpa": 1}}, "no key `alhpa`"),
+        ({"model": {"alpha": "much"}}, "`model.alpha` cannot be 'much'"),
+        ({"init": "nowhere"}, "`init` is nowhere, and cannot be started from"),
+    ],
+)
+def test_what_is_wrong_with_settings_is_said_before_anything_is_removed_or_written(
+    recipe, data, tmp_path, change, said
+):
+    wrong = replace(recipe(), **change)
+    with pytest.raises(ValueError, match=said):
+        train(wrong, data=data, progress=False)
+    assert not (tmp_path / "run").exists()
+    summary = train(recipe(), data=data, progress=False)
+    for flags in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(ValueError):
+            train(wrong, data=data, progress=False, **flags)
+        assert train(recipe(), data=data, resume=True, progress=False) == summary
+
+
+def test_a_run_does_not_remove_the_model_it_starts_from(recipe, data, tmp_path):
+    train(recipe(), data=data, progress=False)
+    again = replace(recipe(), init=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="would be removed: name another `output`"):
+        train(again, data=data, overwrite=True, progress=False)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+def test_the_log_of_who_looked_at_test_outlives_the_run(recipe, data, tmp_path):
+    train(recipe(), data=data, progress=False)
+    (tmp_path / "run" / "final.jsonl").write_text("{}\n")
+    train(recipe(epochs=2), data=data, overwrite=True, progress=False)
+    assert (tmp_path / "run" / "final.jsonl").read_text() == "{}\n"
