@@ -111,7 +111,7 @@ def test_data_without_labels_are_said_to_teach_no_category(make_model, batch, wa
 def test_a_width_that_changed_after_building_is_refused(make_model, batch):
     model = make_model(num_labels=3, embed_dim=2)
     model.config.fusion = "cca"
-    with pytest.raises(ValueError, match="built for embeddings 3 wide, and its config asks for 2 now"):
+    with pytest.raises(ValueError, match="built for 3 directions, and its config asks for 2 now"):
         model.finish([batch])
 
 
