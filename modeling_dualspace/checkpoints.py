@@ -7,6 +7,7 @@ both. Random state is not among it: every step draws from generators seeded by i
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -54,6 +55,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         progress = {"step": checkpoint.step, "digests": digests, "progress": checkpoint.progress}
         digests["progress"] = _digest_of(progress)
         (temporary / "progress.json").write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        for file in temporary.iterdir():  # on the disk before the former ones go, should the power fail
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
     # Of a former try there may be later ones, whose steps were taken from a state that is no more.
     newer = [path for path in checkpoints_in(folder) if _step_of(path) > checkpoint.step]
     for path in [*newer, *checkpoints_in(folder)[len(newer) :][keep:]]:
