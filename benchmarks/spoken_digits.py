@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from harness import parse, report
-from systems import Linear, Table, Trained, built, folds, random_embeds, score, tensors, weighted_cluster_cca
+from systems import Linear, Table, Trained, add_closed_forms, built, folds, score, tensors, weighted_cluster_cca
 
 from modeling_dualspace.recipe import Recipe, load_recipe, recipe_from
 
@@ -53,20 +53,12 @@ def changed(recipe: Recipe, seed: int, settings: Mapping[str, Any]) -> Recipe:
 def whole_table(splits: dict[str, Dataset], final: bool, seeds: range) -> Table:
     """All systems on all clips."""
     table = Table(["validation", "test"] if final else ["validation"])
-    learnt = {"validation": tensors(splits["train"]), "test": tensors(splits["train"], splits["validation"])}
-    held_out = {split: tensors(splits[split]) for split in table.splits}
-    for seed in seeds:
-        embeds = {split: random_embeds(len(clips["labels"]), seed) for split, clips in held_out.items()}
-        table.add("random", **{split: score(embeds[split], held_out[split], CLASSES) for split in held_out})
     systems = {
         "ridge CCA": lambda clips: Linear(clips, CLASSES, DIM),
         "C-CCA": lambda clips: Linear(clips, CLASSES, DIM, cluster_weight=1.0, all_pairs=True),
         RIVAL: lambda clips: weighted_cluster_cca(clips, CLASSES, DIM),
     }
-    for name, fit in systems.items():
-        table.add(name, **{
-            split: score(fit(learnt[split]).embed(clips), clips, CLASSES) for split, clips in held_out.items()
-        })  # fmt: skip
+    add_closed_forms(table, splits, CLASSES, seeds, systems)
     recipe = load_recipe("spoken_digits")
     for seed in seeds:
         for name, variant in VARIANTS.items():

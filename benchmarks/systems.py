@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,3 +234,22 @@ def built(script: str, source: str, configs: Sequence[str]) -> dict[str, dict[st
             name: {split: Dataset.from_dict(rows.to_dict(), rows.features) for split, rows in splits.items()}
             for name, splits in found.items()
         }
+
+
+def add_closed_forms(
+    table: Table,
+    splits: Mapping[str, Dataset],
+    classes: int,
+    seeds: range,
+    systems: Mapping[str, Callable[[dict[str, Tensor]], Linear]],
+) -> None:
+    """A random ranking by seed, and systems that are fitted once: to train for validation, to both for test."""
+    train, validation = splits["train"], splits["validation"]
+    learnt = {"validation": tensors(train), "test": tensors(train, validation)}
+    held_out = {split: tensors(splits[split]) for split in table.splits}
+    for seed in seeds:
+        embeds = {split: random_embeds(len(clips["labels"]), seed) for split, clips in held_out.items()}
+        table.add("random", **{split: score(embeds[split], held_out[split], classes) for split in held_out})
+    for name, fit in systems.items():
+        found = {split: score(fit(learnt[split]).embed(clips), clips, classes) for split, clips in held_out.items()}
+        table.add(name, **found)

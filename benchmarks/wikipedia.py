@@ -19,7 +19,7 @@ from typing import Any
 
 from datasets import Dataset
 from harness import parse, report
-from systems import Linear, Table, Trained, built, random_embeds, score, tensors, weighted_cluster_cca
+from systems import Linear, Table, Trained, add_closed_forms, built, weighted_cluster_cca
 
 from modeling_dualspace.recipe import Recipe, load_recipe
 
@@ -43,27 +43,13 @@ OTHERS = "PLS .2075 / .1654, BLM .2589 / .2008, GMMFA .2481 / .1997"
 NAMES = {"visual_to_audio": "img→txt", "audio_to_visual": "txt→img", "map": "mean"}
 
 
-def closed_forms(splits: dict[str, Dataset], table: Table, seeds: range) -> None:
-    """Fitted to train for validation, to both for test."""
-    train, both = tensors(splits["train"]), tensors(splits["train"], splits["validation"])
-    learnt = {"validation": train, "test": both}
-    held_out = {split: tensors(splits[split]) for split in table.splits}
-    for seed in seeds:
-        embeds = {split: random_embeds(len(clips["labels"]), seed) for split, clips in held_out.items()}
-        table.add("random", **{split: score(embeds[split], held_out[split], CLASSES) for split in held_out})
-    systems = {
-        "ridge CCA": lambda clips: Linear(clips, CLASSES, DIM),
-        "ridge CCA, weighted by rho": lambda clips: Linear(clips, CLASSES, DIM, power=1.0),
-        "C-CCA": lambda clips: Linear(clips, CLASSES, DIM, cluster_weight=1.0, all_pairs=True),
-        "C-CCA, weighted by rho": lambda clips: Linear(
-            clips, CLASSES, DIM, cluster_weight=1.0, all_pairs=True, power=1.0
-        ),
-        "linear weighted cluster CCA": lambda clips: weighted_cluster_cca(clips, CLASSES, 10),
-    }
-    for name, fit in systems.items():
-        table.add(name, **{
-            split: score(fit(learnt[split]).embed(clips), clips, CLASSES) for split, clips in held_out.items()
-        })  # fmt: skip
+SYSTEMS = {
+    "ridge CCA": lambda clips: Linear(clips, CLASSES, DIM),
+    "ridge CCA, weighted by rho": lambda clips: Linear(clips, CLASSES, DIM, power=1.0),
+    "C-CCA": lambda clips: Linear(clips, CLASSES, DIM, cluster_weight=1.0, all_pairs=True),
+    "C-CCA, weighted by rho": lambda clips: Linear(clips, CLASSES, DIM, cluster_weight=1.0, all_pairs=True, power=1.0),
+    "linear weighted cluster CCA": lambda clips: weighted_cluster_cca(clips, CLASSES, 10),
+}
 
 
 def trained(
@@ -91,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     splits = built("wikipedia", arguments.data, ["default"])["default"]
     table = Table(["validation", "test"] if arguments.final else ["validation"])
     seeds = range(2 if arguments.quick else 5)
-    closed_forms(splits, table, seeds)
+    add_closed_forms(table, splits, CLASSES, seeds, SYSTEMS)
     variants = {} if arguments.quick else ABLATIONS
     trained(splits, table, load_recipe("wikipedia"), variants | {DUAL: {}}, seeds)
     if not arguments.quick:
