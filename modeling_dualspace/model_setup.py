@@ -1,8 +1,8 @@
 """Models as a recipe asks for them: made for the data, from nothing or from a published one."""
 
-import inspect
 import logging
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ from .loading import load_model
 from .modeling_crossmodal import CrossModalModel
 from .recipe import Recipe
 from .training_data import TrainingData
+from .typed import words
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +113,8 @@ def _made(kind: Any, fields: dict[str, Any]) -> Any:
         name = (found[1] or found[3]) if found else None
         if name not in fields:
             raise
-        kinds = inspect.get_annotations(kind).get(name, "")
-        raise ValueError(
-            f"`model.{name}` cannot be {fields[name]!r}: it is {getattr(kinds, '__name__', kinds)}."
-        ) from None
+        kinds = typing.get_type_hints(kind).get(name)
+        raise ValueError(f"`model.{name}` cannot be {fields[name]!r}: it must be {words(kinds)}.") from None
 
 
 def _known(content: Mapping[str, Any], kind: type[CrossModalConfig]) -> dict[str, Any]:

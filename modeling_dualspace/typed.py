@@ -64,7 +64,7 @@ def _value(hint: Any, value: Any, path: str, where: str, root: type) -> Any:
     if is_dataclass(inner) and isinstance(value, Mapping):
         return {name: _build(inner, part, f"{path}.{name}", where, root) for name, part in value.items()}  # type: ignore[arg-type]
     if not _fits(value, hint):
-        raise ValueError(f"{where}: `{path}` must be {_words(hint)}, got {value!r}.")
+        raise ValueError(f"{where}: `{path}` must be {words(hint)}, got {value!r}.")
     return float(value) if hint in (float, float | None) and value is not None else value
 
 
@@ -90,12 +90,13 @@ def _fits(value: Any, hint: Any) -> bool:
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
+    """A type as a person would say it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is types.UnionType:
-        return " or ".join(map(_words, arguments))
+        return " or ".join(map(words, arguments))
     if origin is list:
         return "a list"
     if origin is dict and typing.get_origin(arguments[1]) is list:

@@ -9,6 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from modeling_dualspace.cli import main
+from modeling_dualspace.recipe import known_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -77,3 +78,17 @@ def test_every_benchmark_is_in_the_readme():
         path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in ("harness.py", "systems.py")
     }
     assert scripts == set(re.findall(r"benchmarks/(\w+\.py)", README))
+
+
+def test_every_training_command_of_the_manual_names_a_recipe_and_keys_that_exist():
+    text = (ROOT / "training" / "README.md").read_text()
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^dualspace train .*$", text, re.MULTILINE)]
+    for _, _, recipe, *rest in commands:
+        load_recipe(recipe, [word for word in rest if "=" in word])
+    assert len(commands) == 5
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(block, "training/README.md", "exec")
+    named = set(re.findall(r"`(\w+)`", text.split("| recipe | |")[1].split("\n\n")[0]))
+    ours = {name for name in named if name in known_recipes()}
+    families = {name for name in known_recipes() if name.startswith(("vegas_", "ave_"))}
+    assert ours | families == set(known_recipes())

@@ -13,7 +13,7 @@ import pytest
 
 from modeling_dualspace.cli import main
 
-TRAIN = ["-m", "modeling_dualspace", "train", "tiny", "train.epochs=2", "--json"]
+TRAIN = ["-m", "modeling_dualspace", "train", "tiny", "train.epochs=2", "model.dropout=0", "--json"]
 
 
 @pytest.fixture
