@@ -1,8 +1,8 @@
 """Models as a recipe asks for them: made for the data, from nothing or from a published one."""
 
+import dataclasses
 import logging
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,9 +112,9 @@ def _made(kind: Any, fields: dict[str, Any]) -> Any:
         found = re.search(r"[Ff]ield '(\w+)' with value (.+?) doesn't match|for field '(\w+)'", str(error))
         name = (found[1] or found[3]) if found else None
         if name not in fields:
-            raise
-        kinds = typing.get_type_hints(kind).get(name)
-        raise ValueError(f"`model.{name}` cannot be {fields[name]!r}: it must be {words(kinds)}.") from None
+            raise ValueError(f"`model`: {error.__cause__ or error}") from None
+        must = words({entry.name: entry.type for entry in dataclasses.fields(kind)}[name])
+        raise ValueError(f"`model.{name}` cannot be {fields[name]!r}: it must be {must}.") from None
 
 
 def _known(content: Mapping[str, Any], kind: type[CrossModalConfig]) -> dict[str, Any]:

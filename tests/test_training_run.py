@@ -331,7 +331,9 @@ def test_two_processes_track_write_and_finish_as_one(recipe, data, together, tmp
     ("change", "said"),
     [
         ({"model": {"alhpa": 1}}, "no key `alhpa`"),
-        ({"model": {"alpha": "much"}}, "`model.alpha` cannot be 'much'"),
+        ({"model": {"alpha": "much"}}, "`model.alpha` cannot be 'much': it must be a number"),
+        ({"model": {"fusion": "ccca"}}, "`model.fusion` cannot be 'ccca': it must be one of weighted-cluster-cca, cca"),
+        ({"model": {"dropout": 1.5}}, "`model`: `dropout` must be at least 0 and below 1"),
         ({"init": "nowhere"}, "`init` is nowhere, and cannot be started from"),
     ],
 )
