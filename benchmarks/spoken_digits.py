@@ -16,16 +16,26 @@ clips alone, 10 and 30 of each class, two draws, the rival and the dual model.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from datasets import Dataset
 from harness import parse, report
-from systems import Linear, Table, Trained, add_closed_forms, built, folds, score, tensors, weighted_cluster_cca
+from systems import (
+    Linear,
+    Table,
+    Trained,
+    add_closed_forms,
+    built,
+    changed,
+    folds,
+    score,
+    tensors,
+    weighted_cluster_cca,
+)
 
-from modeling_dualspace.recipe import Recipe, load_recipe, recipe_from
+from modeling_dualspace.recipe import load_recipe
 
 CLASSES, DIM = 10, 10
 RIVAL, DUAL = "linear weighted cluster CCA", "dual, default fusion"
@@ -40,14 +50,6 @@ TRIED: dict[str, dict[str, Any]] = {
     "a fifth of the steps": {"train": {"min_steps": 120}},
     "weight decay .1": {"train": {"optimizer": {"name": "adamw", "lr": 0.001, "weight_decay": 0.1}}},
 }
-
-
-def changed(recipe: Recipe, seed: int, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with other settings."""
-    content = recipe.resolved()
-    content["train"] |= {"seed": seed} | settings.get("train", {})
-    content["model"] |= settings.get("model", {})
-    return recipe_from(content)
 
 
 def whole_table(splits: dict[str, Dataset], final: bool, seeds: range) -> Table:

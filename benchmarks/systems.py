@@ -18,7 +18,7 @@ from modeling_dualspace import PairMoments, canonical_directions
 from modeling_dualspace.feature_dataset import FeatureBatches, to_tensors
 from modeling_dualspace.loading import load_model, load_splits
 from modeling_dualspace.ranking import mean_average_precision, summed_average_precision
-from modeling_dualspace.recipe import Recipe
+from modeling_dualspace.recipe import Recipe, recipe_from
 from modeling_dualspace.targets import label_targets
 from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_run import train
@@ -27,6 +27,7 @@ from modeling_dualspace.validation import validate
 CLUSTER_WEIGHTS, RIDGES = (0.5, 0.0, 0.2, 1.0), (1e-2, 1e-4, 1e-1, 1.0)
 Scores = dict[str, float]
 DIRECTIONS = ("audio_to_visual", "visual_to_audio", "map")
+NAMES_OF_TEXTS = {"visual_to_audio": "img→txt", "audio_to_visual": "txt→img", "map": "mean"}
 
 
 class Linear:
@@ -118,6 +119,14 @@ def weighted_cluster_cca(clips: Mapping[str, Tensor], classes: int, dim: int) ->
     grid = [{"cluster_weight": weight, "ridge": ridge} for weight in CLUSTER_WEIGHTS for ridge in RIDGES]
     best = max(grid, key=lambda settings: held_out_map(**settings))
     return Linear(clips, classes, dim, power=1.0, **best)
+
+
+def changed(recipe: Recipe, seed: int, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with other settings."""
+    content = recipe.resolved()
+    content["train"] |= {"seed": seed} | settings.get("train", {})
+    content["model"] |= settings.get("model", {})
+    return recipe_from(content)
 
 
 class Trained:

@@ -19,7 +19,7 @@ from typing import Any
 
 from datasets import Dataset
 from harness import parse, report
-from systems import Linear, Table, Trained, add_closed_forms, built, weighted_cluster_cca
+from systems import NAMES_OF_TEXTS, Linear, Table, Trained, add_closed_forms, built, weighted_cluster_cca
 
 from modeling_dualspace.recipe import Recipe, load_recipe
 
@@ -40,7 +40,6 @@ TRIED = {
 }
 PUBLISHED = {"random": ".118 (mean)", "ridge CCA": ".2435 / .1978; with PCA .2649 / .2162"}
 OTHERS = "PLS .2075 / .1654, BLM .2589 / .2008, GMMFA .2481 / .1997"
-NAMES = {"visual_to_audio": "img→txt", "audio_to_visual": "txt→img", "map": "mean"}
 
 
 SYSTEMS = {
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.quick:
         trained(splits, table, load_recipe("wikipedia"), TRIED, seeds)
         trained(splits, table, load_recipe("wikipedia_paper"), {"dual, the paper's settings": {}}, seeds)
-    table.show(NAMES, PUBLISHED)
+    table.show(NAMES_OF_TEXTS, PUBLISHED)
     print(f"other systems, the papers': {OTHERS}")
     goals, split = {}, table.splits[-1]
     for other in (*variants, *(TRIED if variants else ())):

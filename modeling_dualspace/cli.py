@@ -37,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     # Overrides of a recipe may stand behind options too, where argparse looks for none.
-    if not hasattr(arguments, "overrides") or any("=" not in word or word.startswith("-") for word in rest):
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    else:
-        arguments.overrides += rest
+    overrides = [word for word in rest if hasattr(arguments, "overrides") and "=" in word and word[0] != "-"]
+    if overrides != rest:
+        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in overrides)}")
+    if overrides:
+        arguments.overrides = [*arguments.overrides, *overrides]
     arguments.command = shlex.join(["dualspace", *(sys.argv[1:] if argv is None else argv)])
     return exit_code("dualspace", lambda: arguments.run(arguments))
 

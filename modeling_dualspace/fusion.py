@@ -25,7 +25,7 @@ RIDGES = (1e-4, 1e-2)
 UNCHOSEN_CLUSTER_WEIGHT, UNCHOSEN_RIDGE, UNCHOSEN_FEATURES_RIDGE = 1.0, 1e-2, 0.3
 MARGIN = 0.01
 """By how much MAP on validation another candidate must be ahead of the one that is taken unchosen: the best of a dozen
-on a few hundred clips is ahead by chance. benchmarks/wikipedia.py and spoken_digits.py show what it is worth."""
+on a few hundred clips is ahead by chance."""
 
 
 class HeldOut(NamedTuple):

@@ -57,9 +57,8 @@ def train_grid(
     *,
     data: TrainingData | None = None,
     accelerator: Accelerator | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
+    **again: bool,
 ) -> dict[str, Any]:
     """Trains every cell, and returns what `table.json` says: one row a cell, the best on validation first.
 
@@ -67,11 +66,10 @@ def train_grid(
 
     Args:
         recipe: with a grid.
-        data: instead of what `recipe.data` names.
-        accelerator: where; made by `make_accelerator` otherwise.
-        resume: cells that are finished are read, one that was begun is gone on with.
-        overwrite: start all of them anew.
+        data: for all cells, instead of what each names.
+        accelerator: for all cells, likewise.
         progress: say on stderr what is going on.
+        again: `resume`, which reads what is finished and goes on with what was begun, or `overwrite`.
     """
     cells = recipe.cells()
     from_first(lambda: _begin(recipe))
@@ -91,7 +89,7 @@ def train_grid(
             print(f"cell {number} of {len(cells)}: {cell.name}", file=sys.stderr)
         there = accelerator or make_accelerator(cell)
         try:
-            summary = train(cell, data=clips, resume=resume, overwrite=overwrite, accelerator=there, progress=progress)
+            summary = train(cell, data=clips, accelerator=there, progress=progress, **again)
         except DivergedError as error:  # the others may well not
             summary = {"failed": str(error)}
             if progress and not process_index():

@@ -4,7 +4,6 @@
 and `report` read; what it returns is the content of its `summary.json`.
 """
 
-import logging
 import shutil
 import sys
 import time
@@ -31,8 +30,6 @@ from .training_data import TrainingData
 from .training_progress import Progress, StoppedError, flat, summarise
 from .training_setup import make_accelerator, open_data
 from .validation import validate
-
-logger = logging.getLogger(__name__)
 
 VOTE = 10
 """Steps after which several processes ask each other whether to save or to stop."""
@@ -281,7 +278,10 @@ class _Training:
             for epoch_is_over in self._steps(trainer, best["epoch"]):
                 if epoch_is_over and trainer.epoch % self.recipe.train.eval_every == 0:
                     losses = trainer.losses()
-                    self.accelerator.log({f"refit/{name}": value for name, value in losses.items()}, step=trainer.step)
+                    said = {f"refit/{name}": value for name, value in losses.items()}
+                    self.accelerator.log(
+                        said, step=self.progress.steps_before + trainer.step
+                    )  # trackers go forward only
                     self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
                 self._save_or_stop(trainer)
             start = time.perf_counter()

@@ -214,7 +214,7 @@ def test_a_process_whose_clips_are_bad_leaves_no_other_waiting(together, data, m
         assert "must be finite numbers, but row" in said
 
 
-def test_the_rate_of_a_refit_on_more_clips_is_that_of_the_schedule():
+def test_a_schedule_ends_where_training_does_and_knows_nothing_beyond():
     assert [rate(ScheduleSettings("cosine"), progress) for progress in (0.0, 1.0)] == [1.0, 0.0]
     with pytest.raises(ValueError, match="Progress lies between 0 and 1, got 1.25"):
         rate(ScheduleSettings("cosine"), 1.25)
