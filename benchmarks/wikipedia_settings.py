@@ -23,12 +23,12 @@ MATTER: dict[str, dict[str, Any]] = {
     "no layer norm": {"model": {"normalization": "none"}},
     "no dropout": {"model": {"dropout": 0.0}},
     "no input dropout": {"model": {"input_dropout": 0.0}},
-    "a constant rate": {"train": {"schedule": {"name": "constant"}}},
     "no lengths": {"model": {"fusion_lengths": False}},
     "the paper's fusion": {"model": {"fusion": "cca", "fusion_lengths": False}},
     "AdamW": {"train": {"optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}}},
 }
 OTHERS: dict[str, dict[str, Any]] = {
+    "a constant rate": {"train": {"schedule": {"name": "constant"}}},
     "features fused too": {"model": {"fusion_features": True}},
     "lambda .5": {"model": {"fusion_cluster_weight": 0.5, "fusion_ridge": 0.01}},
     "alpha .2": {"model": {"alpha": 0.2}},
