@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_metric(commands)
+    _add_push(commands)
     return parser
 
 
@@ -251,4 +252,41 @@ def _metric(arguments: argparse.Namespace) -> int:
     out = write_metric_space(arguments.out, overwrite=arguments.overwrite)
     said = f"Written: {out}\nLoad:    evaluate.load({str(out)!r})"
     print(json.dumps({"metric": str(out)}) if arguments.json else said)
+    return 0
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "push",
+        help="bring a model, a data set, the metric, or a whole release to the Hub, and look at it there",
+        description="Makes the card and the figures, checks everything, tries it in a fresh process, uploads it by one "
+        "commit a repository, tags it, and tries it again from the Hub. What is there already is not uploaded again.",
+    )
+    command.add_argument(
+        "path",
+        metavar="PATH",
+        help="a run, a model, a data set, the metric's folder, or a release: a YAML file or its name",
+    )
+    command.add_argument(
+        "repo_id", metavar="REPO_ID", help="the repository, me/dualspace-vegas; of a release the namespace, me"
+    )
+    command.add_argument("--dry-run", action="store_true", help="show every file and the cards, and upload nothing")
+    command.add_argument("--private", action="store_true", help="nobody else shall see it")
+    command.add_argument("--license", default="", help="of a model, as the Hub calls it: apache-2.0, cc-by-4.0, ...")
+    command.add_argument("--tag", default="", help="of this release [made of its content]")
+    command.add_argument("--collection", metavar="TITLE", default="", help="put it into that collection too")
+    command.add_argument("--data", default="", help="where the data set is, if not where it was when results were made")
+    command.add_argument("--card", metavar="FILE", default="", help="a template that extends model_card.md")
+    command.add_argument("--carbon", metavar="GRAMS", type=float, help="of CO2 that the training emitted, if known")
+    command.add_argument("--out", type=Path, help="keep what goes to the Hub in this folder too")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=_push)
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from .release import push, render
+
+    names = ("dry_run", "private", "tag", "collection", "out", "license", "data", "card", "carbon")
+    result = push(arguments.path, arguments.repo_id, **{name: getattr(arguments, name) for name in names})
+    print(json.dumps(result) if arguments.json else render(result))
     return 0

@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape
 from datasets import ClassLabel, DatasetInfo, List, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
-from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 
+from .card_template import fill
 from .feature_parts import FeatureSource
 from .feature_schema import Description
 from .files import CARD
@@ -79,12 +79,15 @@ class DataCard:
         name: what the folder is called unless somebody calls it otherwise.
         template: a Jinja file that extends `data_card.md` and fills its blocks; None is that file itself.
         columns: what columns beyond the usual ones mean.
+        license: under which the features may be passed on, as the Hub calls it (`cc-by-4.0`), where the template does
+            not say. While it is unknown they are pushed to nowhere public.
     """
 
     title: str
     name: str
     template: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    license: str = "unknown"
 
 
 def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
@@ -92,6 +95,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
     figures = _draw(folder, configs)
     values = {
         "title": card.title,
+        "license": card.license,
         "name": name,
         "kind": lambda column: " or ".join(dict.fromkeys(_kind(config.source.features[column]) for config in configs)),
         "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),
@@ -101,10 +105,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
         "count_table": _count_table,
         "synthetic": any(config.description.synthetic for config in configs),
     }
-    try:
-        content = DatasetCard(_environment(card.template).get_template("card").render(values))
-    except TemplateError as error:
-        raise ValueError(f"The template {card.template or TEMPLATE} cannot be filled: {error}.") from None
+    content = DatasetCard(fill(TEMPLATE, card.template, values))
     content.data["size_categories"] = [_size_category(sum(split.rows for split in configs[0].splits))]
     content.data["configs"] = [_files_of(config, default=config is configs[0]) for config in configs]
     content.data["dataset_info"] = _infos(configs)
@@ -124,14 +125,6 @@ def _draw(folder: Path, configs: Sequence[ConfigFacts]) -> dict[str, str]:
         figures[config.name] = FIGURE if not figures else FIGURE.replace(".svg", f"-{config.name}.svg")
         (folder / figures[config.name]).write_text(clips_per_class(config), encoding="utf-8", newline="\n")
     return figures
-
-
-def _environment(template: Path | None) -> Environment:
-    sources = {TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")}
-    sources["card"] = template.read_text(encoding="utf-8") if template else sources[TEMPLATE.name]
-    return Environment(
-        loader=DictLoader(sources), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
 
 
 def _files_of(config: ConfigFacts, default: bool) -> dict[str, Any]:

@@ -118,8 +118,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     try:
         temporary.mkdir()
         yield temporary
-        lines = [f"{size} {name}\n" for name, size in _sizes(temporary).items()]
-        (temporary / MANIFEST).write_text("".join(lines), encoding="utf-8", newline="\n")
+        write_manifest(temporary)
         _check_place(out, overwrite)  # a long time may have passed
         _swap(temporary, out, temporary.with_name(temporary.name + "-former"))
     finally:
@@ -127,6 +126,17 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         with suppress(OSError):  # not empty: it was a success, or somebody else's
             for folder in made:
                 folder.rmdir()
+
+
+def write_manifest(folder: Path) -> None:
+    """Says, in the folder itself, which files were made here."""
+    lines = [f"{size} {name}\n" for name, size in _sizes(folder).items() if name != MANIFEST]
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def read_manifest(text: str) -> dict[str, int]:
+    """The size of each file that was made here, by its name."""
+    return {name: int(size) for size, name in (line.split(" ", 1) for line in text.splitlines())}
 
 
 @contextmanager
@@ -176,8 +186,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} exists already and is not empty: choose another name, or pass --overwrite.")
     if not (out / MANIFEST).is_file():
         raise ValueError(f"{out} was not made here, so it is not overwritten: choose another name.")
-    lines = (out / MANIFEST).read_text(encoding="utf-8").splitlines()
-    known = {name: int(size) for size, name in (line.split(" ", 1) for line in lines)}
+    known = read_manifest((out / MANIFEST).read_text(encoding="utf-8"))
     foreign = sorted(name for name, size in _sizes(out).items() if known.get(name) != size and name != MANIFEST)
     if foreign:
         raise ValueError(

@@ -1,5 +1,6 @@
 """What a person names, by its folder or by its id on the Hub: a model that embeds both modalities, a data set."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,33 @@ def _load(path: str, config: str | None, split: str | None) -> Any:
         text = " ".join(str(error.__cause__ or error).split())
         what = f"The split {split!r} of {path}" if split else path
         raise ValueError(f"{what} cannot be loaded: {text}") from None
+
+
+def find_split(data: Mapping[str, Any], split: str, places: Iterable[str]) -> tuple[str, Dataset]:
+    """Where the data set of a result is, and the split that was scored; raises where it is not here as it was.
+
+    Args:
+        data: what the result says of it.
+        split: of it.
+        places: to look at, the best first.
+    """
+    config = None if data["config"] in (None, "default") else data["config"]
+    reasons = []
+    for place in dict.fromkeys(places):
+        if not Path(place).exists() and not is_hub_id(place):
+            reasons.append(f"the data set is not at {place}")
+            continue
+        try:
+            found = load_split(place, config, split)
+        except ValueError as error:
+            reasons.append(str(error).removesuffix("."))
+            continue
+        if data["fingerprint"] == data_fingerprint(found, split):
+            return place, found
+        reasons.append(
+            f"what is at {place} is not the one that was scored (its fingerprint is not {data['fingerprint']})"
+        )
+    raise ValueError(f"{'; '.join(reasons)}; --data says where it is.")
 
 
 def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:

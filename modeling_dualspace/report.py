@@ -16,7 +16,7 @@ from . import figures
 from .feature_schema import in_order
 from .figure_style import DARK, LIGHT, to_png, to_svg
 from .files import atomic_folder, check_file, model_fingerprint, write_file
-from .loading import data_fingerprint, load_model, load_split, load_splits
+from .loading import find_split, load_model, load_splits
 from .optional import require
 from .report_pictures import WORDS, Picture, grid_pictures, result_pictures, training_pictures, validation_grids
 from .report_samples import PLANES, Sample, class_counts, sample
@@ -170,23 +170,10 @@ def _places(sources: Sequence[Source], key: DataKey) -> list[str]:
 
 
 def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple[str, dict[str, Dataset], Dataset]:
-    """Where it is, all splits, and the one that was scored; raises where it is not here, or not what it was."""
-    config = None if data["config"] in (None, "default") else data["config"]
-    reasons = []
-    for place in dict.fromkeys(places):
-        if not Path(place).exists() and not is_hub_id(place):
-            reasons.append(f"the data set is not at {place}")
-            continue
-        try:
-            split = load_split(place, config, key[1])
-        except ValueError as error:
-            reasons.append(str(error).removesuffix("."))
-            continue
-        if key[0] == data_fingerprint(split, key[1]):
-            everything = load_splits(place, config)
-            return place, {name: everything[name] for name in in_order(everything)}, split
-        reasons.append(f"what is at {place} is not the one that was scored (its fingerprint is not {key[0]})")
-    raise ValueError(f"{'; '.join(reasons)}; --data says where it is.")
+    """Where it is, all splits, and the one that was scored."""
+    place, split = find_split(data, key[1], places)
+    everything = load_splits(place, None if data["config"] in (None, "default") else data["config"])
+    return place, {name: everything[name] for name in in_order(everything)}, split
 
 
 def _look_closely(section: Section, split: Dataset, tail: str) -> Iterator[str]:

@@ -238,6 +238,21 @@ def _missing(result: Mapping[str, Any], needed: Mapping[str, Any], prefix: str =
     return missing
 
 
+def headline(metrics: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """The figures a result is known by, with their names: MAP or, where nobody annotated, how the own pair is found."""
+    kind, name, path = "map", "MAP", ["map"]
+    if metrics["map"] is None:
+        kind, name, path = "pair_recall_at_10", "own pair among the first 10", ["pair_recall", "10"]
+    values = {}
+    for direction in DIRECTIONS:
+        value: Any = metrics[direction]
+        for key in path:
+            value = value[key]
+        values[f"{kind}_{direction}"] = (f"{name}, {direction.replace('_', ' ')}", float(value))
+    mean = sum(value for _, value in values.values()) / len(values)
+    return {kind: (name, float(mean))} | values
+
+
 def render(result: Mapping[str, Any]) -> str:
     """The result as plain text."""
     data, metrics = result["data"], result["metrics"]

@@ -61,6 +61,9 @@ def _value(hint: Any, value: Any, path: str, where: str, root: type) -> Any:
     if is_dataclass(hint):
         return _build(hint, value, path, where, root)  # type: ignore[arg-type]
     inner = typing.get_args(hint)[-1] if typing.get_origin(hint) is dict else None
+    entry = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+    if is_dataclass(entry) and isinstance(value, list):
+        return [_build(entry, part, f"{path}[{number}]", where, root) for number, part in enumerate(value)]  # type: ignore[arg-type]
     if is_dataclass(inner) and isinstance(value, Mapping):
         return {name: _build(inner, part, f"{path}.{name}", where, root) for name, part in value.items()}  # type: ignore[arg-type]
     if not _fits(value, hint):

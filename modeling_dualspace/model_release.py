@@ -1,0 +1,208 @@
+"""A model as the Hub gets it: weights, configuration, code, a card with its own numbers, and its figures."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import RepoCard
+from huggingface_hub.errors import EntryNotFoundError
+
+from .evaluation import seen_by
+from .figure_style import to_png
+from .files import CARD, MANIFEST, model_fingerprint
+from .loading import find_split, load_model
+from .model_card import CHECKED, Measured, plain_command, render
+from .release_plan import Item
+from .report_pictures import result_pictures, training_pictures
+from .report_sources import Source, key_of
+from .results import COMPLETE, Run, check_result, is_hub_id, model_folder, read_result, read_run, result_path
+from .staging import Staged, place, write_text
+
+CARRIED = (".safetensors", ".json", ".py", ".jinja")
+"""What may be part of a model, as `save_pretrained` writes it."""
+LEARNT_FROM = ("train", "validation")
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder is a model, or a run with one."""
+    return model_folder(str(path)) is not None
+
+
+def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
+    """Fills the folder of a model."""
+    source, run = model_folder(item.path), read_run(item.path)
+    assert source is not None
+    if run.folder and run.history and not run.summary:
+        raise ValueError(f"{item.path} is a run that is not finished: go on with `dualspace train ... --resume` first.")
+    model = load_model(str(source))
+    fingerprint = model_fingerprint(model)
+    results = [_sound(path, result, fingerprint, run) for path, result in _results(item, run, staged)]
+    if not results:
+        raise ValueError(
+            f"{item.path} has no result on clips it has not seen, so its card would have no figures: run `dualspace "
+            f"evaluate {item.path} DATA`, or `dualspace train ... --resume --final`."
+        )
+    measured = [_measured(item, staged, result, model, run, others) for result in _best_first(results, model)]
+    _carry(source, staged)
+    looks = _looks(run)
+    values = {
+        "repo_id": staged.repo_id,
+        "license": item.license,
+        "private": staged.private,
+        "config": model.config,
+        "check": _check_values(model),
+        "fingerprint": fingerprint,
+        "remote_code": bool(getattr(model.config, "auto_map", None)),
+        "pictures": list(_draw(item, staged, measured, run)),
+        "carbon": item.carbon,
+    }
+    staged.synthetic = any(one.result["data"]["synthetic"] for one in measured)
+    write_text(staged.folder / CARD, render(values, measured, run, looks, item.card or None))
+
+
+def _results(item: Item, run: Run, staged: Staged) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Of this model, on clips that it was not made from, the newest of each split."""
+    folder = run.folder / "results" if run.folder else result_path(item.path, "x", None, "test").parent
+    found: dict[tuple[Any, ...], tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = read_result(path)
+        check_result(result, path, COMPLETE)
+        if result["data"]["split"].split("[")[0] in LEARNT_FROM:
+            staged.notes.append(
+                f"{path} is left out of the card: {result['data']['split']} is what a model is made from."
+            )
+            continue
+        key = (*key_of(result), result["data"]["config"])
+        if key not in found or (found[key][1]["date"] or "") < (result["date"] or ""):
+            found[key] = (path, result)
+    yield from found.values()
+
+
+def _sound(path: Path, result: dict[str, Any], fingerprint: str, run: Run) -> dict[str, Any]:
+    """The result; raises unless its figures have a source, and were not chosen on what they are measured on."""
+    split = result["data"]["split"]
+    if result["model"]["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{path} was measured with other weights ({result['model']['fingerprint']}, and these are {fingerprint}), "
+            "so its figures have no source: evaluate the model again, or remove that file."
+        )
+    if not result["command"]:
+        raise ValueError(
+            f"{path} does not say by which command it was made, so its figures have no source: make it by `dualspace "
+            "evaluate`."
+        )
+    seen = result["metrics"].get("seen")
+    if seen or split in (result["options"]["chosen_on"], run.summary.get("chosen_on")):
+        what = seen or "chosen"
+        raise ValueError(
+            f"{path} is of clips on which the model was {what}: a card shows none but those on clips it has not seen. "
+            "Remove that file."
+        )
+    return result
+
+
+def _best_first(results: Sequence[dict[str, Any]], model: Any) -> list[dict[str, Any]]:
+    """Test of the data it was trained on comes first."""
+    own = (getattr(model.config, "trained_on", None) or {}).get("fingerprint")
+    return sorted(results, key=lambda result: (result["data"]["fingerprint"] != own, result["data"]["split"] != "test"))
+
+
+def _measured(
+    item: Item, staged: Staged, result: dict[str, Any], model: Any, run: Run, others: Sequence[Staged]
+) -> Measured:
+    """The result with its data set, which must be at hand: what cannot be measured again has no source."""
+    data, released = result["data"], None
+    for other in others:
+        released = other if data["fingerprint"] in other.fingerprints else released
+    places = [item.data] if item.data else []
+    places += [str(released.folder)] if released else []
+    found, split = find_split(data, data["split"], [*places, data["id"]])
+    staged.places[data["fingerprint"]] = found
+    repo_id = found if is_hub_id(found) else ""
+    if released and (staged.private or not released.private):  # a public card names nothing that is private
+        repo_id = released.repo_id
+    if seen_by(model, split, data["split"]):
+        raise ValueError(
+            f"{item.path} was trained on {data['split']} of {data['id']}: a card shows no figure of those clips."
+        )
+    shown = repo_id or Path(found).resolve().name
+    return Measured(result, shown, repo_id, _card_of(found), _before(run, result))
+
+
+def _card_of(found: str) -> dict[str, Any]:
+    """The metadata of a data set's card; none where it has none."""
+    try:
+        if Path(found).is_dir():
+            return RepoCard.load(str(Path(found, CARD)), repo_type="dataset").data.to_dict()
+        return RepoCard.load(found, repo_type="dataset").data.to_dict()
+    except (OSError, ValueError, EntryNotFoundError):
+        return {}
+
+
+def _before(run: Run, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of the same split, by the weights before they were refit."""
+    folder = run.folder / "before-refit" if run.folder else None
+    if folder is None or not (folder / "results").is_dir():
+        return None
+    same = [one for one in Run(folder).results if key_of(one) == key_of(result)]
+    if not same or model_fingerprint(load_model(str(folder))) != same[0]["model"]["fingerprint"]:
+        return None
+    return same[0]
+
+
+def _carry(source: Path, staged: Staged) -> None:
+    """The files of the model; what is none is left where it is, and that is said."""
+    for path in sorted(path for path in source.iterdir() if path.name not in (CARD, MANIFEST)):
+        if path.is_file() and path.suffix in CARRIED and path.name[0] != ".":
+            place(path, staged.folder / path.name)
+        else:
+            staged.notes.append(f"{path} is no part of a model, and is left out.")
+
+
+def _looks(run: Run) -> int:
+    """How often anybody scored the run on test."""
+    file = run.folder / "final.jsonl" if run.folder else None
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+    return sum(json.loads(line).get("split") == "test" for line in lines if line.strip())
+
+
+def _probe(width: int) -> torch.Tensor:
+    """Features that anybody can make, the same everywhere; the card says how."""
+    return torch.linspace(-1, 1, 2 * width).reshape(2, width)
+
+
+@torch.no_grad()
+def _check_values(model: Any) -> dict[str, list[list[float]]]:
+    """What the model makes of made-up features: whoever loads it gets the same, or has something else."""
+    audio, visual = (_probe(width) for width in (model.config.audio_dim, model.config.visual_dim))
+    embeds = {"audio": model.get_audio_embeds(audio), "visual": model.get_visual_embeds(visual)}
+    return {
+        name: [[round(value, 6) for value in row[:CHECKED]] for row in rows.double().tolist()]
+        for name, rows in embeds.items()
+    }
+
+
+def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, str]]:
+    """The figures, as files, and what the card says below each."""
+    name = staged.repo_id.split("/")[1]
+    source = Source(name, run, [one.result for one in measured])
+    numbers = {name: 0}
+    for one in measured:
+        data, key = one.result["data"], key_of(one.result)
+        tail = "-".join(filter(None, (data["split"].replace("[", "-").strip("]"), data["fingerprint"][:4])))
+        said = f"Measured on {data['split']} of {one.shown} by `{plain_command(one.result['command'])}`."
+        for picture in result_pictures([replace(source, results=[one.result])], key, numbers, tail):
+            yield _drawn(staged, picture, said)
+    said = f"From the history of the run, recipe `{(run.recipe or {}).get('name', name)}` below."
+    for picture in training_pictures([source], numbers):
+        yield _drawn(staged, picture, said)
+
+
+def _drawn(staged: Staged, picture: Any, source: str) -> dict[str, str]:
+    path = staged.folder / "figures" / f"{picture.name}.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(to_png(picture.draw))
+    return {"name": picture.name, "title": picture.title, "caption": picture.caption, "source": source}

@@ -1,0 +1,40 @@
+"""The kinds of things that can be released. A new one is a line here, and a function that fills a folder."""
+
+from pathlib import Path
+
+from .data_release import is_data_set, stage_data_set
+from .metric_release import is_metric, stage_metric
+from .model_release import is_model, stage_model
+from .staging import Kind
+
+KINDS = (
+    Kind(
+        "data set", "dataset", is_data_set, stage_data_set,
+        refuses="its card was written with it, so build it with what that should say, by DataCard(license=...)",
+    ),
+    Kind(
+        "metric", "space", is_metric, stage_metric, needs_path=False, refuses="it brings its own card and licence",
+    ),
+    Kind("model", "model", is_model, stage_model, takes=("license", "data", "card", "carbon")),
+)  # fmt: skip
+"""In the order in which they are made: a model's card names its data set."""
+
+
+def kind_of(path: str, said: str = "") -> Kind:
+    """Of which kind something is; raises where it is of none."""
+    if said:
+        found = next((kind for kind in KINDS if kind.name == said), None)
+        if found is None:
+            raise ValueError(f"There is no kind {said!r}: expected one of {', '.join(kind.name for kind in KINDS)}.")
+        if not path and found.needs_path:
+            raise ValueError(f"A {found.name} needs a `path`.")
+        if path and not found.recognises(Path(path)):
+            raise ValueError(f"{path} is no {found.name}.")
+        return found
+    found = next((kind for kind in KINDS if path and kind.recognises(Path(path))), None)
+    if found is None:
+        raise ValueError(
+            f"{path or 'An item without `path`'} is nothing that can be released: expected a run or a model (with "
+            "config.json), a data set that a builder wrote (README.md and Parquet), or the metric (`dualspace metric`)."
+        )
+    return found

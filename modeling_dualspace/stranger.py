@@ -1,0 +1,239 @@
+"""What a stranger does with something released: loads it by its public call, and looks whether its card is right.
+
+Run as a script, in a process and a cache of its own (`verification.verify`), with the name of a file of jobs. First
+come those steps for which this package is not imported, then those for which it is: what the card says of either is
+tried.
+"""
+
+import importlib
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "modeling_dualspace"
+CLOSE = 1e-4
+"""Float32 towers on another processor differ in the last of seven digits, a MAP by the neighbours that then swap."""
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def main(path: str) -> None:
+    """Does the jobs in a file, and writes what is wrong with each into it."""
+    jobs = json.loads(Path(path).read_text(encoding="utf-8"))
+    for with_package in (False, True):
+        if with_package:
+            importlib.import_module(PACKAGE)
+        for job in jobs:
+            for step in STEPS[job["kind"]] if with_package else STEPS_BEFORE[job["kind"]]:
+                if job["problems"]:
+                    break
+                _do(step, job)
+    Path(path).write_text(json.dumps(jobs), encoding="utf-8")
+
+
+def _do(step: Any, job: dict[str, Any]) -> None:
+    try:
+        with redirect_stdout(io.StringIO()):
+            for line in step(job):
+                job["done"].append(line)
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        job["problems"].append(text)
+        job["traceback"] = traceback.format_exc()
+
+
+def _card(job: dict[str, Any]) -> Any:
+    from huggingface_hub import ModelCard, RepoCard
+
+    card = ModelCard if job["repo_type"] == "model" else RepoCard
+    place = str(Path(job["where"], "README.md")) if Path(job["where"]).is_dir() else job["where"]
+    return card.load(place, repo_type=job["repo_type"])
+
+
+def _blocks(job: dict[str, Any], with_package: bool) -> Iterator[str]:
+    """The Python of the card, as it stands there, on whatever is looked at."""
+    for number, block in enumerate(BLOCK.findall(_card(job).text), start=1):
+        if (PACKAGE in block) is not with_package:
+            continue
+        code = block.replace(f'"{job["repo_id"]}"', repr(job["where"]))
+        try:
+            exec(compile(code, f"block {number} of the card", "exec"), {"__name__": "card"})
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RuntimeError(f"block {number} of the Python in its card does not run: {reason}") from error
+        yield f"block {number} of the Python in its card runs"
+
+
+def blocks_without_package(job: dict[str, Any]) -> Iterator[str]:
+    """Those that do not import this package."""
+    yield from _blocks(job, with_package=False)
+
+
+def blocks_with_package(job: dict[str, Any]) -> Iterator[str]:
+    """The others."""
+    yield from _blocks(job, with_package=True)
+
+
+def _check_embeds(model: Any, record: dict[str, Any], how: str) -> str:
+    import torch
+
+    for name in ("audio", "visual"):
+        width = getattr(model.config, f"{name}_dim")
+        with torch.no_grad():
+            found = getattr(model, f"get_{name}_embeds")(torch.linspace(-1, 1, 2 * width).reshape(2, width))
+        expected = torch.tensor(record["check"][name], dtype=torch.float64)
+        off = (found[:, : expected.shape[1]].double() - expected).abs().max().item()
+        if not off <= CLOSE:
+            raise RuntimeError(f"loaded {how}, its {name} embeddings are {off:.2g} off those in its card")
+    return f"loaded {how}, its embeddings are those in its card"
+
+
+def model_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
+    """The code that comes with a model, where any does."""
+    from transformers import AutoConfig, AutoModel
+
+    card = _card(job)
+    config = Path(job["where"], "config.json")
+    if config.is_file():
+        declared = "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    else:
+        from huggingface_hub import hf_hub_download
+
+        declared = "auto_map" in json.loads(Path(hf_hub_download(job["where"], "config.json")).read_text("utf-8"))
+    if not declared:
+        return
+    AutoConfig.from_pretrained(job["where"], trust_remote_code=True)
+    model = AutoModel.from_pretrained(job["where"], trust_remote_code=True).eval()
+    if PACKAGE in sys.modules:
+        raise RuntimeError("its code needs this package, and should stand alone")
+    yield _check_embeds(model, card.data["dualspace"], "with trust_remote_code and without this package")
+
+
+def model_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """The code of this package, and everything that was measured."""
+    from transformers import AutoModel
+
+    fingerprint = importlib.import_module(f"{PACKAGE}.files").model_fingerprint
+    card = _card(job)
+    record = card.data["dualspace"]
+    model = AutoModel.from_pretrained(job["where"]).eval()
+    yield _check_embeds(model, record, "with this package")
+    if fingerprint(model) != record["fingerprint"]:
+        raise RuntimeError(
+            f"its weights have the fingerprint {fingerprint(model)}, and its card says {record['fingerprint']}"
+        )
+    yield from _check_figures(model, card.data.eval_results or [], job["places"])
+
+
+def _check_figures(model: Any, entries: list[Any], places: dict[str, str]) -> Iterator[str]:
+    """Every figure of `model-index`, measured again."""
+    loading, evaluation, results = (
+        importlib.import_module(f"{PACKAGE}.{name}") for name in ("loading", "evaluation", "results")
+    )
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for entry in entries:
+        groups.setdefault((entry.dataset_args["fingerprint"], entry.dataset_config, entry.dataset_split), []).append(
+            entry
+        )
+    for (fingerprint, config, split), group in groups.items():
+        if fingerprint not in places:
+            raise RuntimeError(
+                f"the data set with fingerprint {fingerprint} is not at hand, so its figures cannot be measured again"
+            )
+        data = {"fingerprint": fingerprint, "config": config}
+        _, clips = loading.find_split(data, split, [places[fingerprint]])
+        found = results.headline(evaluation.evaluate_model(model, clips)["metrics"])
+        for entry in group:
+            value = found[entry.metric_type][1]
+            if not abs(value - entry.metric_value) <= CLOSE:
+                raise RuntimeError(
+                    f"{entry.metric_name} on {split} is {value:.6f}, and its card says {entry.metric_value}"
+                )
+        names = ", ".join(f"{entry.metric_name} {found[entry.metric_type][1]:.4f}" for entry in group)
+        yield f"measured again on {split} of {places[fingerprint]}, it reaches what its card says: {names}"
+
+
+def data_by_load_dataset(job: dict[str, Any]) -> Iterator[str]:
+    """Every configuration, whole and streaming."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    for name in get_dataset_config_names(job["where"]):
+        whole, stream = load_dataset(job["where"], name), load_dataset(job["where"], name, streaming=True)
+        for split, rows in whole.items():
+            declared = rows.info.splits[split].num_examples
+            if len(rows) != declared:
+                raise RuntimeError(f"its split {split} has {len(rows)} rows, and its card says {declared}")
+            if len(rows) and next(iter(stream[split])) != rows[0]:
+                raise RuntimeError(f"streaming, the first row of {split} is another than when it is loaded whole")
+        sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in whole.items())
+        yield f"load_dataset gives configuration {name}, whole and streaming: {sizes}"
+
+
+def data_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """The fingerprint, found anew."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    fingerprint = importlib.import_module(f"{PACKAGE}.feature_dataset").dataset_fingerprint
+    parse = importlib.import_module(f"{PACKAGE}.feature_schema").Description.parse
+    for name in get_dataset_config_names(job["where"]):
+        whole = load_dataset(job["where"], name)
+        said, found = parse(next(iter(whole.values())).info.description).fingerprint, fingerprint(dict(whole))
+        if said != found:
+            raise RuntimeError(
+                f"the rows of configuration {name} have the fingerprint {found}, and its card says {said}"
+            )
+        yield f"the rows of configuration {name} have the fingerprint in its card, {said}"
+
+
+CLIPS = {
+    "audio_embeds": [[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]],
+    "visual_embeds": [[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]],
+    "labels": [0, 1, 0],
+}
+
+
+def metric_by_load(job: dict[str, Any]) -> Iterator[str]:
+    """`evaluate.load`, without this package."""
+    import evaluate
+
+    job["computed"] = evaluate.load(job["where"]).compute(**CLIPS)
+    yield "evaluate.load gives the metric"
+
+
+def metric_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """The same figures as those of this package."""
+    import numpy as np
+
+    scores = importlib.import_module(f"{PACKAGE}.retrieval_scores").retrieval_scores
+    found = scores(*(np.asarray(CLIPS[name]) for name in CLIPS))
+    for name, value in job["computed"].items():
+        expected = found[name] if name == "map" else found[name]["map"]
+        if abs(value - expected) > 1e-9:
+            raise RuntimeError(f"it computes {name} {value}, and this package {expected}")
+    yield "it computes what this package does"
+
+
+STEPS_BEFORE = {
+    "model": [blocks_without_package, model_by_remote_code],
+    "data set": [blocks_without_package, data_by_load_dataset],
+    "metric": [blocks_without_package, metric_by_load],
+}
+"""Without this package."""
+STEPS = {
+    "model": [blocks_with_package, model_by_package],
+    "data set": [blocks_with_package, data_by_package],
+    "metric": [blocks_with_package, metric_by_package],
+}
+"""With it."""
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # a stream of `datasets` that is left early can hang the end of a process
