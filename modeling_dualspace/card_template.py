@@ -1,14 +1,12 @@
 """Cards are Jinja templates: ours, or one that extends ours; a field without a value stops everything."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
-
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-"""A block that a reader can run, and a release does."""
 
 
 def fill(base: Path, own: str | Path | None, values: Mapping[str, Any]) -> str:
@@ -33,3 +31,21 @@ def fill(base: Path, own: str | Path | None, values: Mapping[str, Any]) -> str:
         raise ValueError(f"The template {own or base} cannot be filled: {error}.") from None
     except (TypeError, ValueError, ArithmeticError) as error:  # a filter that got what it cannot take
         raise ValueError(f"The template {own or base} cannot be filled: {error}.") from None
+
+
+def plain_command(command: str) -> str:
+    """A command without the folders of the machine it was typed on.
+
+    Example:
+        ```python
+        >>> plain_command("dualspace evaluate /home/me/runs/tiny ../vegas-features --split test")
+        'dualspace evaluate tiny vegas-features --split test'
+
+        ```
+    """
+    words = []
+    for word in shlex.split(command):
+        key, equals, value = word.partition("=") if not word.startswith(("/", ".", "~")) else ("", "", word)
+        far = value.startswith(("/", "../", "~")) or re.match(r"[A-Za-z]:[\\/]", value)
+        words.append(key + equals + (re.split(r"[\\/]", value.rstrip("\\/"))[-1] if far else value))
+    return shlex.join(words)

@@ -81,6 +81,7 @@ class DataCard:
         columns: what columns beyond the usual ones mean.
         license: under which the features may be passed on, as the Hub calls it (`cc-by-4.0`), where the template does
             not say. While it is unknown they are pushed to nowhere public.
+        command: that builds it.
     """
 
     title: str
@@ -88,6 +89,7 @@ class DataCard:
     template: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     license: str = "unknown"
+    command: str = ""
 
 
 def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[ConfigFacts]) -> None:
@@ -96,6 +98,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
     values = {
         "title": card.title,
         "license": card.license,
+        "command": card.command,
         "name": name,
         "kind": lambda column: " or ".join(dict.fromkeys(_kind(config.source.features[column]) for config in configs)),
         "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),

@@ -2,9 +2,10 @@
 
 import argparse
 import inspect
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +13,14 @@ import datasets
 import pyarrow as pa
 from datasets.builder import Key
 
+from .card_template import plain_command
 from .console import exit_code
 from .data_card import DataCard
 from .feature_dataset import write_dataset
 from .feature_parts import FeatureSource
 from .feature_schema import bad_rows, to_table
 from .feature_sources import digest_of_sources, lines_of
+from .files import printable
 
 ORDER_GIVEN = "in the order of the file given with `--class-order`"
 ORDER_GUESSED = "in the order in which the paper lists them"
@@ -149,7 +152,7 @@ def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
     descriptions = write_dataset(
         arguments.out,
         sources,
-        builder.CARD,
+        replace(builder.CARD, command=_typed(builder, arguments)),
         drop_bad_rows=settings.get("drop_bad_rows", False),
         overwrite=arguments.overwrite,
     )
@@ -158,6 +161,18 @@ def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
     folder = arguments.out.resolve()
     print(f"Wrote {arguments.out}. From {folder.parent}: load_dataset({folder.name!r})")
     return 0
+
+
+def _typed(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> str:
+    """The command, but for the places of this machine: the same rows give the same card wherever they are built."""
+    words = ["python", f"dataset_scripts/{Path(inspect.getsourcefile(builder) or '').name}"]
+    for name, value in vars(arguments).items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("out", "overwrite") or value in (None, "") or value is False:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [flag] if value is True else [word for one in values for word in (flag, str(one))]
+    return printable(plain_command(shlex.join(words)))
 
 
 def read_class_order(path: str, count: int) -> list[str]:

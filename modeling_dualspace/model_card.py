@@ -1,7 +1,6 @@
 """The card of a model: its own numbers in our template, and the same for machines in `model-index`."""
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
-from .card_template import fill
+from .card_template import fill, plain_command
 from .resources import resource
-from .results import Run, headline, notes_of, time_of
+from .results import Run, headline, is_hub_id, notes_of, time_of
 from .retrieval_scores import DIRECTIONS
 from .yaml_files import Dumper
 
@@ -75,6 +74,9 @@ def render(
     card.data["datasets"] = data_sets or None
     if values["carbon"] is not None:
         card.data["co2_eq_emissions"] = {"emissions": values["carbon"], "source": "as its owner says"}
+    init = str((run.recipe or {}).get("init") or "")
+    if is_hub_id(init):
+        card.data["base_model"] = init
     card.data["model_name"] = values["repo_id"].split("/")[1]
     card.data["eval_results"] = [entry for one in measured for entry in _entries(one)]
     card.data["dualspace"] = {"fingerprint": values["fingerprint"], "check": values["check"]}
@@ -158,32 +160,13 @@ def _classes(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def plain_command(command: str) -> str:
-    """A command without the folders of the machine it was typed on.
-
-    Example:
-        ```python
-        >>> plain_command("dualspace evaluate /home/me/runs/tiny ../vegas-features --split test")
-        'dualspace evaluate tiny vegas-features --split test'
-
-        ```
-    """
-    words = []
-    for word in shlex.split(command):
-        key, equals, value = word.partition("=") if not word.startswith(("/", ".", "~")) else ("", "", word)
-        far = value.startswith(("/", "../", "~")) or re.match(r"[A-Za-z]:[\\/]", value)
-        words.append(key + equals + (re.split(r"[\\/]", value.rstrip("\\/"))[-1] if far else value))
-    return shlex.join(words)
-
-
 def _recipe(run: Run, shown: str) -> str:
     """As it was resolved, without the places of one machine."""
     recipe = dict(run.recipe or {})
     if not recipe:
         return ""
-    for name in ("output", "checkpoint", "init"):
-        if name != "init" or recipe.get(name) is None:
-            recipe.pop(name, None)
+    for name in ("output", "checkpoint"):
+        recipe.pop(name, None)
     if recipe.get("init"):
         recipe["init"] = plain_command(str(recipe["init"]))
     recipe["data"] = {**(recipe.get("data") or {}), "path": shown}

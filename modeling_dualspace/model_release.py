@@ -10,11 +10,12 @@ import torch
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
+from .card_template import plain_command
 from .evaluation import seen_by
 from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
 from .loading import find_split, load_model
-from .model_card import CHECKED, Measured, plain_command, render
+from .model_card import CHECKED, Measured, render
 from .release_plan import Item
 from .report_pictures import result_pictures, training_pictures
 from .report_sources import Source, key_of

@@ -39,7 +39,7 @@ def test_synthetic_is_said_wherever_a_person_or_a_program_looks(folder):
     split = load_dataset(str(folder), split="test")
     assert Description.parse(split.info.description).synthetic
     card = (folder / "README.md").read_text()
-    assert "**SYNTHETIC.**" in card and "\n- synthetic\n" in card
+    assert "\n---\n\n**SYNTHETIC: " in card and "\n- synthetic\n" in card
 
 
 def test_too_few_rows_are_refused(tmp_path, capsys, script):
