@@ -24,9 +24,13 @@ from .staging import Staged
 
 logger = logging.getLogger(__name__)
 
-TRIES = 4
-"""How often a commit is tried that somebody else's came before, or whose answer was lost."""
+WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before asking again."""
+LONGEST = 300.0
+"""The longest pause that is made because the Hub asks for one."""
 AGAIN = (429, 500, 502, 503, 504)
+STALE = (409, 412)
+"""Somebody else's commit was first, or the answer to our own was lost."""
 KEEP = "What was uploaded so far is kept there, and no release was changed by half: run the same command again."
 
 
@@ -135,25 +139,22 @@ class Hub:
         return str(url)
 
     def _commit(self, staged: Staged, tag: str) -> str:
-        for last in (*[False] * (TRIES - 1), True):
+        """The commit at which the repository is what is staged; each try begins by looking what is there by now."""
+
+        def bring() -> str:
             head = self.info(staged).sha
             missing, gone = self.differences(staged, head)
             if not missing and not gone:
-                return head
+                return str(head)
             operations: list[Any] = [CommitOperationAdd(name, staged.folder / name) for name in missing]
             operations += [CommitOperationDelete(name) for name in gone]
             title = f"Release {tag or staged.digest[:8]}"
-            try:
-                info = self.api.create_commit(
-                    staged.repo_id, operations, commit_message=title, repo_type=staged.repo_type, parent_commit=head
-                )
-                return str(info.oid)
-            except HfHubHTTPError as error:
-                if last or error.response.status_code not in (409, 412):
-                    raise
-                # Somebody else was first, or the answer to our own commit was lost: look again.
-                time.sleep(0.2)
-        raise AssertionError("the last try returns or raises")
+            done = self.api.create_commit(
+                staged.repo_id, operations, commit_message=title, repo_type=staged.repo_type, parent_commit=head
+            )
+            return str(done.oid)
+
+        return _patiently(bring, too=STALE)
 
     def _tag(self, staged: Staged, commit: str, tag: str) -> str:
         name = tag or f"release-{staged.digest[:8]}"
@@ -198,22 +199,37 @@ def _is_there(facts: Any, entry: RepoFile | None) -> bool:
     return entry.lfs.sha256 == facts.sha256 if entry.lfs else entry.blob_id == facts.git
 
 
-def _patiently(ask: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+def _patiently(ask: Callable[..., Any], *arguments: Any, too: Sequence[int] = (), **settings: Any) -> Any:
     """What is asked; again, after the pause the Hub asks for, where it was busy or the connection broke.
 
-    `huggingface_hub` does so itself for uploads and commits. What is asked here may be asked twice.
+    `huggingface_hub` itself does so for uploads, and not for commits. What is asked here may be asked twice.
+
+    Args:
+        ask: what to call.
+        *arguments: of it.
+        too: further answers of the Hub after which to ask again, at once.
+        **settings: of it.
     """
-    for wait in (1.0, 2.0, 4.0, 8.0):
+    for wait in WAITS:
         try:
             return ask(*arguments, **settings)
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code not in AGAIN:
+        except (HTTPError, RuntimeError) as error:
+            cause = _of_the_hub(error)
+            if cause is None:
                 raise
-            asked = error.response.headers.get("Retry-After", "")
-            time.sleep(min(float(asked), 300.0) if asked.isdecimal() else wait)
-        except HTTPError:  # of the connection
-            time.sleep(wait)
+            status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+            if status is not None and status not in (*AGAIN, *too):
+                raise
+            asked = cause.response.headers.get("Retry-After", "") if status == 429 else ""  # type: ignore[attr-defined]
+            time.sleep(min(float(asked), LONGEST) if asked.isdecimal() else 0.0 if status in too else wait)
     return ask(*arguments, **settings)
+
+
+def _of_the_hub(error: BaseException) -> HTTPError | None:
+    """What went wrong between here and the Hub; an upload hides it behind an error of its own."""
+    return (
+        error if isinstance(error, HTTPError) else error.__cause__ if isinstance(error.__cause__, HTTPError) else None
+    )
 
 
 @contextmanager
@@ -230,10 +246,13 @@ def _in_words(what: str) -> Iterator[None]:
         raise ValueError(
             "Nobody is logged in to the Hub: run `hf auth login`, or set HF_TOKEN; --dry-run needs neither."
         ) from None
-    except HfHubHTTPError as error:
-        raise RuntimeError(f"{what}: {_explain(error)}") from None
-    except HTTPError as error:
-        raise RuntimeError(f"{what}: the connection to the Hub broke ({without_secrets(str(error))}). {KEEP}") from None
+    except (HTTPError, RuntimeError) as error:
+        cause = _of_the_hub(error)
+        if cause is None:
+            raise
+        if isinstance(cause, HfHubHTTPError):
+            raise RuntimeError(f"{what}: {_explain(cause)}") from None
+        raise RuntimeError(f"{what}: the connection to the Hub broke ({without_secrets(str(cause))}). {KEEP}") from None
 
 
 @contextmanager
@@ -255,7 +274,7 @@ def _secrets_kept() -> Iterator[None]:
 
 
 def _explain(error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else 0
+    status = error.response.status_code
     said = without_secrets(" ".join(str(error.server_message or "").split()))
     said = f" ({said})" if said else ""
     if status == 401:
@@ -266,7 +285,7 @@ def _explain(error: HfHubHTTPError) -> str:
         return f"there is no such thing on the Hub, or this token may not see it{said}."
     if status == 413:
         return f"a file is too large for the Hub{said}: write the data set in smaller shards."
-    if status in (409, 412):
+    if status in STALE:
         return f"somebody else keeps changing it at the same time{said}. {KEEP}"
     if status == 429:
         return f"the Hub asks for a pause{said}. {KEEP}"
