@@ -1,7 +1,8 @@
 """A model as the Hub gets it: weights, configuration, code, a card with its own numbers, and its figures."""
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .files import CARD, MANIFEST, model_fingerprint
 from .loading import find_split, load_model
 from .model_card import CHECKED, Measured, render
 from .release_plan import Item
-from .report_pictures import result_pictures, training_pictures
+from .report_pictures import Picture, result_pictures, training_pictures
 from .report_sources import Source, key_of
 from .results import COMPLETE, Run, check_result, is_hub_id, model_folder, read_result, read_run, result_path
 from .staging import Staged, place, write_text
@@ -186,8 +187,8 @@ def _check_values(model: Any) -> dict[str, list[list[float]]]:
     }
 
 
-def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, str]]:
-    """The figures, as files, and what the card says below each."""
+def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, Any]]:
+    """The figures, as files, and what the card says of each row of them: both directions stand side by side."""
     name = staged.repo_id.split("/")[1]
     source = Source(name, run, [one.result for one in measured])
     numbers = {name: 0}
@@ -195,15 +196,20 @@ def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) ->
         data, key = one.result["data"], key_of(one.result)
         tail = "-".join(filter(None, (data["split"].replace("[", "-").strip("]"), data["fingerprint"][:4])))
         said = f"Measured on {data['split']} of {one.shown} by `{plain_command(one.result['command'])}`."
-        for picture in result_pictures([replace(source, results=[one.result])], key, numbers, tail):
-            yield _drawn(staged, picture, said)
+        pictures = result_pictures([replace(source, results=[one.result])], key, numbers, tail)
+        yield from _rows(staged, pictures, said)
     said = f"From the history of the run, recipe `{(run.recipe or {}).get('name', name)}` below."
-    for picture in training_pictures([source], numbers):
-        yield _drawn(staged, picture, said)
+    yield from _rows(staged, training_pictures([source], numbers), said)
 
 
-def _drawn(staged: Staged, picture: Any, source: str) -> dict[str, str]:
-    path = staged.folder / "figures" / f"{picture.name}.png"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(to_png(picture.draw))
-    return {"name": picture.name, "title": picture.title, "caption": picture.caption, "source": source}
+def _rows(staged: Staged, pictures: Iterable[Picture], source: str) -> Iterator[dict[str, Any]]:
+    """Draws pictures; those that share a title up to its colon make a row."""
+    folder = staged.folder / "figures"
+    for title, row in itertools.groupby(pictures, key=lambda picture: picture.title.split(": ")[0]):
+        images = []
+        for picture in row:
+            folder.mkdir(exist_ok=True)
+            (folder / f"{picture.name}.png").write_bytes(to_png(picture.draw))
+            images.append({"name": picture.name, "title": picture.title.partition(": ")[2] or picture.title})
+            caption = picture.caption
+        yield {"title": title, "caption": caption, "source": source, "images": images}

@@ -155,8 +155,10 @@ def _check_figures(model: Any, entries: list[Any], places: dict[str, str]) -> It
                 raise RuntimeError(
                     f"{entry.metric_name} on {split} is {value:.6f}, and its card says {entry.metric_value}"
                 )
-        names = ", ".join(f"{entry.metric_name} {found[entry.metric_type][1]:.4f}" for entry in group)
-        yield f"measured again on {split} of {places[fingerprint]}, it reaches what its card says: {names}"
+        names = "; ".join(f"{entry.metric_name} {found[entry.metric_type][1]:.4f}" for entry in group)
+        place = places[fingerprint]
+        shown = Path(place).name if Path(place).exists() else place
+        yield f"measured again on {split} of {shown}, it reaches what its card says: {names}"
 
 
 def data_by_load_dataset(job: dict[str, Any]) -> Iterator[str]:
