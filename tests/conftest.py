@@ -7,8 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import atexit
 import importlib.util
+import json
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -36,7 +38,7 @@ torch.set_num_threads(1)
 
 RUN_MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}
 ROOT = Path(__file__).parent.parent
-DEBIAN_PACKAGES = {"ffmpeg": "ffmpeg", "chromium": "chromium", "node": "nodejs"}
+DEBIAN_PACKAGES = {"ffmpeg": "ffmpeg", "chromium": "chromium", "node": "nodejs", "npm": "npm"}
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +250,86 @@ def together(tmp_path):
         return [torch.load(tmp_path / f"{count}-{rank}.pt") for rank in range(count)]
 
     return run
+
+
+def _local_hub_module() -> ModuleType:
+    if "local_hub" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
+        sys.modules["local_hub"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["local_hub"])
+    return sys.modules["local_hub"]
+
+
+_local_hub_module()  # now, so that its parts find each other when pytest looks for doctests in them
+
+
+@pytest.fixture
+def local_hub():
+    """A Hub of this test's own; see tests/local_hub.py."""
+    with _local_hub_module().LocalHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def hub_environment():
+    """`hub_environment(hub, home)`: the variables by which a fresh process talks to a local Hub, caches in `home`."""
+
+    def of(hub, home) -> dict[str, str]:
+        ours = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "PYTHONPATH")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        told = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+        return kept | told | dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"), "1")
+
+    return of
+
+
+@pytest.fixture
+def online(local_hub, monkeypatch, tmp_path):
+    """The local Hub, to which huggingface_hub in this very process talks until the test is over."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    home = tmp_path / "hub-home"
+    told = {
+        "ENDPOINT": local_hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": f"{local_hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
+        "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": False, "HF_HOME": str(home), "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"), "HF_HUB_CACHE": str(home / "hub"),
+        "HUGGINGFACE_HUB_CACHE": str(home / "hub"), "HF_ASSETS_CACHE": str(home / "assets"),
+        "HUGGINGFACE_ASSETS_CACHE": str(home / "assets"), "HF_XET_CACHE": str(home / "xet"),
+        "AGENT_HARNESSES_PATH": str(home / ".agent_harnesses.json"),
+    }  # fmt: skip
+    for name, value in told.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", local_hub.url)  # what was bound to its value already
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setenv("HF_TOKEN", local_hub.token)
+    for name in ("HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for forget in (huggingface_hub.close_session, huggingface_hub.HfFileSystem.clear_instance_cache):
+        forget()  # what was made before, for another endpoint
+    yield local_hub
+    for forget in (huggingface_hub.close_session, huggingface_hub.HfFileSystem.clear_instance_cache):
+        forget()
+
+
+@pytest.fixture
+def npm_sees(tmp_path, needs_tool):
+    """`npm_sees(hub, repositories)`: what npm's `@huggingface/hub` sees of pairs of a kind and a name."""
+    needs_tool("npm")
+    folder = tmp_path / "npm"
+
+    def sees(hub, repositories) -> dict[str, dict]:
+        folder.mkdir()
+        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "@huggingface/hub"]
+        subprocess.run(install, cwd=folder, check=True, capture_output=True)
+        shutil.copy(ROOT / "tests" / "npm_client.mjs", folder)
+        named = [{"type": kind, "name": name} for kind, name in repositories]
+        asked = json.dumps({"hubUrl": hub.url, "accessToken": hub.token, "repos": named})
+        told = subprocess.run(["node", "npm_client.mjs"], input=asked, cwd=folder, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        return json.loads(told.stdout)
+
+    return sees
