@@ -181,9 +181,13 @@ def _validation(run: Run) -> str:
     found, summary = run.summary.get("validation") or {}, run.summary
     if not found.get("map"):
         return ""
-    what = "epoch and fusion were" if summary.get("chosen_on") else "fusion was"
+    chosen = ["epoch"] if summary.get("chosen_on") else []
+    chosen += ["fusion"] if "validation_map" in (summary.get("choice") or {}) else []
+    if not chosen:
+        return f"On validation, before the refit if there was one, MAP was {found['map']:.4f}."
+    were = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'}"
     return (
-        f"On validation, on which its {what} chosen, MAP was {found['map']:.4f}: better than on clips it has not seen."
+        f"On validation, on which its {were} chosen, MAP was {found['map']:.4f}: better than on clips it has not seen."
     )
 
 

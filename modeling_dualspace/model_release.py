@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
-from .card_template import plain_command
 from .evaluation import seen_by
 from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
@@ -195,7 +194,7 @@ def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) ->
     for one in measured:
         data, key = one.result["data"], key_of(one.result)
         tail = "-".join(filter(None, (data["split"].replace("[", "-").strip("]"), data["fingerprint"][:4])))
-        said = f"Measured on {data['split']} of {one.shown} by `{plain_command(one.result['command'])}`."
+        said = f"Measured on {data['split']} of {one.shown}, by the command above."
         pictures = result_pictures([replace(source, results=[one.result])], key, numbers, tail)
         yield from _rows(staged, pictures, said)
     said = f"From the history of the run, recipe `{(run.recipe or {}).get('name', name)}` below."

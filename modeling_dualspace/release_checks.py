@@ -22,7 +22,7 @@ SECRETS = {
     "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
     "a password in an address": rb"\b[a-z][a-z0-9+.]{1,9}://[\w.%-]{1,64}:[^\s/@:\"'`<>{]{1,64}@",
 }
-OWN_SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+OWN_SECRETS = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
 """Names of environment variables whose content is nobody's business."""
 SECRET_NAMES = re.compile(r"^(?:\.env|\.netrc|\.git-credentials|id_[a-z0-9]+|.*\.(?:pem|key|p12|pfx))$")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -96,8 +96,8 @@ def _file_problems(staged: Staged) -> Iterator[str]:
 
 
 def _own_secrets() -> list[bytes]:
-    found = [get_token() or "", *(value for name, value in os.environ.items() if OWN_SECRETS.search(name))]
-    return [value.encode() for value in found if len(value) >= 12 and not Path(value).exists()]
+    named = [value for name, value in os.environ.items() if OWN_SECRETS.search(name)]
+    return [value.encode() for value in (get_token() or "", *named) if len(value) >= 12]
 
 
 def _found_in(path: Path, own: Sequence[bytes]) -> str:
