@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 
 from .files import MANIFEST, read_manifest
+from .release_plan import Release
 from .staging import Staged
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Hub:
                 raise LocalTokenNotFoundError("none")
             account = _patiently(self.api.whoami)
         self.name = account["name"]
+        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise ValueError("The token may only read: make one that may write, and log in again by `hf auth login`.")
         self.namespaces = [self.name, *(one["name"] for one in account.get("orgs", []))]
 
     def check(self, staged: Sequence[Staged], tag: str) -> None:
@@ -74,6 +77,7 @@ class Hub:
                     f"{self.name} may write to {', '.join(self.namespaces)}, not to {one.repo_id}: choose one of "
                     "these, or log in as somebody else (`hf auth login`)."
                 )
+            self._check_card(one)
             info = self.info(one)
             if info is None:
                 continue
@@ -83,6 +87,18 @@ class Hub:
                 )
             if tag in self.tags(one) and (self.tags(one)[tag] != info.sha or any(self.differences(one, info.sha))):
                 raise ValueError(f"{one.repo_id} has a release {tag} already, of other content: choose another --tag.")
+
+    def _check_card(self, staged: Staged) -> None:
+        """What the Hub's own validator says of it."""
+        with _in_words(f"having the card of {staged.repo_id} checked"):
+            try:
+                _patiently(RepoCard(staged.card).validate, repo_type=staged.repo_type)
+            except ValueError as error:
+                said = re.findall(r'"message": *"((?:[^"\\]|\\.)*)"', str(error)) or [" ".join(str(error).split())]
+                what = without_secrets("; ".join(said).replace('\\"', '"'))
+                raise ValueError(
+                    f"Nothing was uploaded. The Hub does not take the card of {staged.repo_id}: {what}."
+                ) from None
 
     def info(self, staged: Staged) -> Any:
         """What the Hub says of a repository; None where there is none."""
@@ -169,8 +185,9 @@ class Hub:
             )
         return name
 
-    def collect(self, namespace: str, title: str, description: str, staged: Sequence[Staged], private: bool) -> str:
-        """Puts repositories into the collection of that title, made where there is none; returns its address."""
+    def collect(self, namespace: str, release: Release, staged: Sequence[Staged]) -> str:
+        """Puts repositories into the release's collection, made where there is none; returns its address."""
+        title = release.collection
         with _in_words(f"collecting {title}"):
             found = next((one for one in self.api.list_collections(owner=namespace) if one.title == title), None)
             if found is None:
@@ -178,8 +195,8 @@ class Hub:
                     self.api.create_collection,
                     title,
                     namespace=namespace,
-                    description=description[:150] or None,
-                    private=private,
+                    description=release.description[:150] or None,
+                    private=release.private,
                     exists_ok=True,
                 )
             for one in staged:

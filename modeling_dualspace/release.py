@@ -3,6 +3,7 @@
 `push` is what `dualspace push` and `training/release.py` call.
 """
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,28 +56,22 @@ def push(
         ```
     """
     release = _plan(path, to, private, tag, collection, settings)
+    hub = None if dry_run else Hub()
     with _place(out) as folder, quiet():
         staged = _stage(release, folder, progress)
         wrong = [f"{one.repo_id}: {line}" for one in staged for line in check(one)]
         if wrong:
             raise ValueError(f"Nothing was uploaded. {' '.join(wrong)}")
-        hub = None if dry_run else Hub()
         if hub:
             hub.check(staged, release.tag)
         _say(progress, "trying what would be pushed, in a fresh process")
-        seen = _verified(staged, on_hub=False)
-        pushed: dict[str, Pushed] = {}
-        address = None
+        seen, pushed, address = _verified(staged, on_hub=False), {}, None
         if hub:
-            for one in staged:
-                _say(progress, f"pushing {one.repo_id}")
-                pushed[one.repo_id] = hub.push(one, release.tag)
+            pushed = _uploaded(hub, staged, release.tag, progress)
             _say(progress, "trying what was pushed, in a fresh process")
             seen = _verified(staged, on_hub=True)
-            if release.collection:
-                address = hub.collect(
-                    to.split("/")[0], release.collection, release.description, staged, release.private
-                )
+            namespace = to.split("/")[0]
+            address = hub.collect(namespace, release, staged) if release.collection else None
         return {
             "dry_run": dry_run,
             "repositories": [_said(one, pushed.get(one.repo_id), seen[one.repo_id]) for one in staged],
@@ -84,10 +79,25 @@ def push(
         }
 
 
+def _uploaded(hub: Hub, staged: Sequence[Staged], tag: str, progress: bool) -> dict[str, Pushed]:
+    """What became of each repository; each is complete before the next is begun."""
+    pushed = {}
+    for one in staged:
+        _say(progress, f"pushing {one.repo_id}")
+        pushed[one.repo_id] = hub.push(one, tag)
+    return pushed
+
+
 def _plan(path: str, to: str, private: bool, tag: str, collection: str, settings: Mapping[str, Any]) -> Release:
     """What to release, and how, of what a person said here and in a file."""
     file = find_release(path)
     release = load_release(file, to) if file else single(path, to)
+    unknown = sorted(set(settings) - set(CONTENT))
+    if unknown:
+        raise TypeError(f"push takes no {', '.join(unknown)}: beside the rest it takes {', '.join(CONTENT)}.")
+    tag = tag or release.tag
+    if tag and not re.fullmatch(r"\w[\w.+-]{0,99}", tag):
+        raise ValueError(f"A tag is made of letters, digits, ., -, + and _, like v1.0, got {tag!r}.")
     given = {name: value for name, value in settings.items() if value not in (None, "")}
     everywhere = private or release.private
     items = [replace(item, private=everywhere or item.private) for item in release.items]
@@ -96,7 +106,7 @@ def _plan(path: str, to: str, private: bool, tag: str, collection: str, settings
         release,
         items=[_with(item, given, of_several=bool(file)) for item in items],
         private=everywhere,
-        tag=tag or release.tag,
+        tag=tag,
         collection=collection or release.collection,
     )
 

@@ -33,7 +33,10 @@ def verify(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]:
         command = [sys.executable, "-P", str(STRANGER), str(file)]
         online = on_hub or any(not Path(place).exists() for one in staged for place in one.places.values())
         environment = _environment(Path(home), online)
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        try:
+            done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"Looking at it took more than {LIMIT // 3600} hours, and was given up.") from None
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise RuntimeError(f"The process that was to look at it ended with {done.returncode}: {last}")
