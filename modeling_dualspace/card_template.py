@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import DatasetCard, ModelCard, RepoCard, SpaceCard
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
+from yaml import YAMLError
 
 
 def fill(base: Path, own: str | Path | None, values: Mapping[str, Any]) -> str:
@@ -23,14 +25,38 @@ def fill(base: Path, own: str | Path | None, values: Mapping[str, Any]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The template {own or base} cannot be read: {error}.") from None
     environment = Environment(
-        loader=DictLoader(sources), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
+        loader=DictLoader(sources), undefined=StrictUndefined, finalize=_given, trim_blocks=True, lstrip_blocks=True,
+        autoescape=False,
+    )  # fmt: skip
     try:
         return environment.get_template("card").render(values)
-    except TemplateError as error:
+    except RecursionError:
+        raise ValueError(f"The template {own or base} extends itself: begin it by extending {base.name}.") from None
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"The template {own or base} cannot be filled: {error}.") from None
-    except (TypeError, ValueError, ArithmeticError) as error:  # a filter that got what it cannot take
-        raise ValueError(f"The template {own or base} cannot be filled: {error}.") from None
+
+
+def _given(value: Any) -> Any:
+    """What is printed; nothing has no words."""
+    if value is None:
+        raise ValueError("a field has no value, and would be printed as None")
+    return value
+
+
+def parse(text: str, repo_type: str) -> RepoCard:
+    """A card, read as the Hub reads it; raises, in words, where it cannot be."""
+    kinds = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
+    try:
+        card: RepoCard = kinds[repo_type](text)
+        return card
+    except (YAMLError, KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"The metadata of the card, README.md, are not what the Hub takes: {what.rstrip('.')}."
+        ) from None
+
+
+PLACE = re.compile(r"(?:(?<=^-\w)|(?<![\w.:/\\]))(?:file:(?://)?)?(?:~|\.\.|[A-Za-z]:)?[\\/][^,=\[\]{}'\"\n]*")
 
 
 def plain_command(command: str) -> str:
@@ -43,9 +69,12 @@ def plain_command(command: str) -> str:
 
         ```
     """
-    words = []
-    for word in shlex.split(command):
-        key, equals, value = word.partition("=") if not word.startswith(("/", ".", "~")) else ("", "", word)
-        far = value.startswith(("/", "../", "~")) or re.match(r"[A-Za-z]:[\\/]", value)
-        words.append(key + equals + (re.split(r"[\\/]", value.rstrip("\\/"))[-1] if far else value))
-    return shlex.join(words)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote that is never closed
+        return " ".join(map(_without_place, command.split()))
+    return shlex.join(map(_without_place, words))
+
+
+def _without_place(word: str) -> str:
+    return PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], word)

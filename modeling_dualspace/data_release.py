@@ -1,15 +1,20 @@
 """A data set as the Hub gets it: the folder that a builder wrote, and its card, under the name it has there."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import get_dataset_config_names, load_dataset_builder
-from huggingface_hub import DatasetCard
+from datasets.exceptions import DatasetsError
+from yaml import YAMLError
 
+from .card_template import parse
 from .feature_schema import Description
 from .files import CARD, MANIFEST
 from .release_plan import Item
 from .staging import Staged, place, write_text
+
+LOADED = re.compile(r"""(load_dataset\(\s*(?:path\s*=\s*)?)(["'])([^"']+)\2""")
 
 
 def is_data_set(path: Path) -> bool:
@@ -23,16 +28,19 @@ def is_data_set(path: Path) -> bool:
 
 def stage_data_set(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     """Fills the folder of a data set."""
-    source = Path(item.path)
-    for path in sorted(path for path in source.rglob("*") if path.is_file() or path.is_symlink()):
+    source = Path(item.path).resolve()
+    for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
-        if path.is_symlink() and not path.exists():
-            raise ValueError(f"{path} is a link to nothing: build the data set again.")
-        if str(name) not in (CARD, MANIFEST):
+        if any(part.startswith(".") for part in name.parts):  # a clone's history, somebody's cache
+            if len(name.parts) == 1 and path.name != MANIFEST:
+                staged.notes.append(f"{path.name} in {source.name} is hidden, and is left out.")
+        elif path.is_symlink() and not path.is_file():
+            what = "a folder" if path.exists() else "nothing"
+            raise ValueError(f"{path} is a link to {what}: put there what it should be, or build the data set again.")
+        elif path.is_file() and str(name) != CARD:
             place(path, staged.folder / name)
     write_text(staged.folder / CARD, _card(source, staged.repo_id))
-    descriptions = [Description.parse(_info(source, name)) for name in get_dataset_config_names(str(source))]
-    for description in descriptions:
+    for description in _descriptions(source):
         if description is None:
             raise ValueError(
                 f"{source} has no fingerprint in its card: write it by `write_dataset`, as dataset_scripts do."
@@ -41,19 +49,21 @@ def stage_data_set(item: Item, staged: Staged, others: Sequence[Staged]) -> None
         staged.synthetic = staged.synthetic or description.synthetic
 
 
-def _info(source: Path, config: str) -> str:
-    return load_dataset_builder(str(source), config).info.description
+def _descriptions(source: Path) -> list[Description | None]:
+    """What the card says of each configuration."""
+    try:
+        names = get_dataset_config_names(str(source))
+        return [Description.parse(load_dataset_builder(str(source), name).info.description) for name in names]
+    except (DatasetsError, YAMLError, OSError, ValueError, TypeError, LookupError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{source} is no data set that `datasets` can load: {text}") from None
 
 
 def _card(source: Path, repo_id: str) -> str:
     """The card, calling the data set as the Hub does; the metadata stay as they are, order and all."""
     text = (source / CARD).read_text(encoding="utf-8")
-    body = DatasetCard(text).text
-    for name in {source.resolve().name, *_names(body)}:
-        body = body.replace(f'load_dataset("{name}"', f'load_dataset("{repo_id}"')
-    return text[: len(text) - len(DatasetCard(text).text)] + body.replace("  # this folder, or its name on the Hub", "")
-
-
-def _names(body: str) -> list[str]:
-    """What its examples call it."""
-    return [part.split('"', 1)[0] for part in body.split('load_dataset("')[1:]]
+    body = parse(text, "dataset").text
+    said = LOADED.search(body)  # the first example is of this data set, whatever its folder was called then
+    names = {source.name, *([said[3]] if said and "/" not in said[3] else [])}
+    ours = LOADED.sub(lambda found: f"{found[1]}{found[2]}{repo_id}{found[2]}" if found[3] in names else found[0], body)
+    return text[: len(text) - len(body)] + ours.replace("  # this folder, or its name on the Hub", "")

@@ -5,6 +5,7 @@ that depends on the number of clips alone: the table is that of one process to t
 """
 
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -206,15 +207,28 @@ def _readable(run: Run) -> Run:
     return run
 
 
+def split_names(split: str) -> set[str]:
+    """The splits that are in what `datasets` takes for one: slices, sums, `all`.
+
+    Example:
+        ```python
+        >>> sorted(split_names("train[:50%]+test"))
+        ['test', 'train']
+
+        ```
+    """
+    return {part.split("[")[0].strip() for part in split.split("+")}
+
+
 def seen_by(model: Any, data: Dataset, split: str) -> str | None:
     """Whether a split is one the model was `trained` on, or `chosen` on, as far as both say."""
     record = getattr(model.config, "trained_on", None)
-    if not record or data_fingerprint(data, split.split("[")[0]) != record.get("fingerprint"):
+    if not record or data_fingerprint(data, re.sub(r"\[[^\]]*\]", "", split)) != record.get("fingerprint"):
         return None
-    name = split.split("[")[0]
-    if name in record.get("rows", {}):
+    names, learnt = split_names(split), record.get("rows", {})
+    if "all" in names or names & learnt.keys():
         return "trained"
-    return "chosen" if name == "validation" else None
+    return "chosen" if "validation" in names else None
 
 
 def _about_model(model: Any, name: str) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def stage_metric(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
             f"`dualspace metric --out {name}`, or push it under its own name."
         )
     else:
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        for path in sorted(path for path in source.rglob("*") if path.is_file() or path.is_symlink()):
+            if not path.is_file():
+                raise ValueError(f"{path} is a link to nothing, or to a folder: write the metric anew.")
             if path.name != MANIFEST and "__pycache__" not in path.parts:
                 place(path, staged.folder / path.relative_to(source))
     text = (staged.folder / CARD).read_text(encoding="utf-8")

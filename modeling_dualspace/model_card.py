@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 
-from .card_template import fill, plain_command
+from .card_template import fill, parse, plain_command
 from .resources import resource
 from .results import Run, headline, is_hub_id, notes_of, time_of
 from .retrieval_scores import DIRECTIONS
@@ -56,7 +56,7 @@ def render(
         "result": first.result,
         "results": [one.result for one in measured],
         "measured": [_part(one) for one in measured],
-        "recipe": _recipe(run, first.shown),
+        "recipe": _recipe(run, first, config),
         "data_card": first.card,
         "data_repo": first.repo_id,
         "command": plain_command(first.result["command"]),
@@ -69,9 +69,10 @@ def render(
         "limits": _limits(measured, looks),
     }
     text = fill(resource(TEMPLATE), own, everything)
-    card = ModelCard(re.sub(r"\n{3,}", "\n\n", text))
-    data_sets = list(dict.fromkeys(one.repo_id for one in measured if one.repo_id))
-    card.data["datasets"] = data_sets or None
+    card = parse(re.sub(r"\n{3,}", "\n\n", text), "model")
+    said = card.data.get("datasets") or []
+    names = [*(said if isinstance(said, list) else [said]), *(one.repo_id for one in measured if one.repo_id)]
+    card.data["datasets"] = list(dict.fromkeys(names)) or None
     if values["carbon"] is not None:
         card.data["co2_eq_emissions"] = {"emissions": values["carbon"], "source": "as its owner says"}
     init = str((run.recipe or {}).get("init") or "")
@@ -160,7 +161,7 @@ def _classes(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _recipe(run: Run, shown: str) -> str:
+def _recipe(run: Run, first: Measured, config: Any) -> str:
     """As it was resolved, without the places of one machine."""
     recipe = dict(run.recipe or {})
     if not recipe:
@@ -169,7 +170,9 @@ def _recipe(run: Run, shown: str) -> str:
         recipe.pop(name, None)
     if recipe.get("init"):
         recipe["init"] = plain_command(str(recipe["init"]))
-    recipe["data"] = {**(recipe.get("data") or {}), "path": shown}
+    data = dict(recipe.get("data") or {})
+    data["path"] = first.shown if _is_own(config, first) else plain_command(str(data.get("path")))
+    recipe["data"] = data
     train = dict(recipe.get("train") or {})
     for name in ("trackers", "features"):
         train.pop(name, None)
@@ -196,8 +199,14 @@ def _trained_on(config: Any, first: Measured) -> str:
     rows = " and ".join(f"{count:,} clips of {name}" for name, count in (record.get("rows") or {}).items())
     if not rows:
         return "data that nobody recorded"
-    same = record.get("fingerprint") == first.result["data"]["fingerprint"]
-    return f"{rows} of {first.shown if same else 'the data with fingerprint ' + str(record.get('fingerprint'))}"
+    shown = first.shown if _is_own(config, first) else f"the data with fingerprint {record.get('fingerprint')}"
+    return f"{rows} of {shown}"
+
+
+def _is_own(config: Any, first: Measured) -> bool:
+    """Whether the card is about the data that were trained on, as far as is known."""
+    record = getattr(config, "trained_on", None) or {}
+    return record.get("fingerprint", first.result["data"]["fingerprint"]) == first.result["data"]["fingerprint"]
 
 
 def _summary(run: Run) -> str:

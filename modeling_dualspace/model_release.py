@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
-from .evaluation import seen_by
+from .evaluation import seen_by, split_names
 from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
 from .loading import find_split, load_model
@@ -24,7 +25,7 @@ from .staging import Staged, place, write_text
 
 CARRIED = (".safetensors", ".json", ".py", ".jinja")
 """What may be part of a model, as `save_pretrained` writes it."""
-LEARNT_FROM = ("train", "validation")
+LEARNT_FROM = {"train", "validation", "all"}
 
 
 def is_model(path: Path) -> bool:
@@ -36,7 +37,7 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     """Fills the folder of a model."""
     source, run = model_folder(item.path), read_run(item.path)
     assert source is not None
-    if run.folder and run.history and not run.summary:
+    if run.folder and not run.summary and (run.folder / "checkpoints").is_dir():
         raise ValueError(f"{item.path} is a run that is not finished: go on with `dualspace train ... --resume` first.")
     model = load_model(str(source))
     fingerprint = model_fingerprint(model)
@@ -47,8 +48,9 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
             f"evaluate {item.path} DATA`, or `dualspace train ... --resume --final`."
         )
     measured = [_measured(item, staged, result, model, run, others) for result in _best_first(results, model)]
+    measured = list(_told_apart(measured))
     _carry(source, staged)
-    looks = _looks(run)
+    looks, staged.synthetic = _looks(run), _is_synthetic(model, measured)
     values = {
         "repo_id": staged.repo_id,
         "license": item.license,
@@ -57,11 +59,15 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
         "check": _check_values(model),
         "fingerprint": fingerprint,
         "remote_code": bool(getattr(model.config, "auto_map", None)),
-        "pictures": list(_draw(item, staged, measured, run)),
+        "synthetic": staged.synthetic,
         "carbon": item.carbon,
     }
-    staged.synthetic = any(one.result["data"]["synthetic"] for one in measured)
-    write_text(staged.folder / CARD, render(values, measured, run, looks, item.card or None))
+    try:
+        values["pictures"] = list(_draw(staged, measured, run))
+        card = render(values, measured, run, looks, item.card or None)
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"A result of {item.path} is not complete ({error}): evaluate the model again.") from None
+    write_text(staged.folder / CARD, card)
 
 
 def _results(item: Item, run: Run, staged: Staged) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -71,7 +77,7 @@ def _results(item: Item, run: Run, staged: Staged) -> Iterator[tuple[Path, dict[
     for path in sorted(folder.glob("*.json")):
         result = read_result(path)
         check_result(result, path, COMPLETE)
-        if result["data"]["split"].split("[")[0] in LEARNT_FROM:
+        if split_names(result["data"]["split"]) & LEARNT_FROM:
             staged.notes.append(
                 f"{path} is left out of the card: {result['data']['split']} is what a model is made from."
             )
@@ -96,7 +102,7 @@ def _sound(path: Path, result: dict[str, Any], fingerprint: str, run: Run) -> di
             "evaluate`."
         )
     seen = result["metrics"].get("seen")
-    if seen or split in (result["options"]["chosen_on"], run.summary.get("chosen_on")):
+    if seen or split_names(split) & {result["options"]["chosen_on"], run.summary.get("chosen_on")}:
         what = seen or "chosen"
         raise ValueError(
             f"{path} is of clips on which the model was {what}: a card shows none but those on clips it has not seen. "
@@ -129,8 +135,21 @@ def _measured(
         raise ValueError(
             f"{item.path} was trained on {data['split']} of {data['id']}: a card shows no figure of those clips."
         )
-    shown = repo_id or Path(found).resolve().name
+    shown = repo_id or Path(data["id"] if released else found).resolve().name
     return Measured(result, shown, repo_id, _card_of(found), _before(run, result))
+
+
+def _told_apart(measured: Sequence[Measured]) -> Iterator[Measured]:
+    """Two data sets of one name, as only their fingerprints tell."""
+    for one in measured:
+        same = [other for other in measured if _called(other) == _called(one)]
+        prints = {other.result["data"]["fingerprint"] for other in same}
+        shown = f"{one.shown}-{one.result['data']['fingerprint'][:8]}"
+        yield one if len(prints) == 1 or one.repo_id else replace(one, shown=shown)
+
+
+def _called(one: Measured) -> tuple[Any, ...]:
+    return one.shown, one.result["data"]["config"], one.result["data"]["split"]
 
 
 def _card_of(found: str) -> dict[str, Any]:
@@ -154,6 +173,16 @@ def _before(run: Run, result: Mapping[str, Any]) -> dict[str, Any] | None:
     return same[0]
 
 
+def _is_synthetic(model: Any, measured: Sequence[Measured]) -> bool:
+    """Whether it was trained on made-up features; where that cannot be known, whether it was measured on any."""
+    record = getattr(model.config, "trained_on", None) or {}
+    if record.get("synthetic") is not None:
+        return bool(record["synthetic"])
+    own = [one for one in measured if one.result["data"]["fingerprint"] == record.get("fingerprint")]
+    made_up = any(one.result["data"]["synthetic"] for one in own or measured)
+    return made_up or "synthetic" in str(getattr(model.config, "feature_spec", None))
+
+
 def _carry(source: Path, staged: Staged) -> None:
     """The files of the model; what is none is left where it is, and that is said."""
     for path in sorted(path for path in source.iterdir() if path.name not in (CARD, MANIFEST)):
@@ -161,13 +190,20 @@ def _carry(source: Path, staged: Staged) -> None:
             place(path, staged.folder / path.name)
         else:
             staged.notes.append(f"{path} is no part of a model, and is left out.")
+    if not any(staged.folder.glob("*.safetensors")):
+        raise ValueError(f"{source} holds no weights as safetensors: save the model again by `save_pretrained`.")
 
 
 def _looks(run: Run) -> int:
     """How often anybody scored the run on test."""
     file = run.folder / "final.jsonl" if run.folder else None
-    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
-    return sum(json.loads(line).get("split") == "test" for line in lines if line.strip())
+    count = 0
+    for line in file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []:
+        try:
+            count += json.loads(line)["split"] == "test" if line.strip() else 0
+        except (ValueError, TypeError, LookupError):
+            raise ValueError(f"{file} has a line that is no log of a look at test: {line[:60]!r}. Remove it.") from None
+    return count
 
 
 def _probe(width: int) -> torch.Tensor:
@@ -186,18 +222,18 @@ def _check_values(model: Any) -> dict[str, list[list[float]]]:
     }
 
 
-def _draw(item: Item, staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, Any]]:
+def _draw(staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, Any]]:
     """The figures, as files, and what the card says of each row of them: both directions stand side by side."""
     name = staged.repo_id.split("/")[1]
     source = Source(name, run, [one.result for one in measured])
     numbers = {name: 0}
     for one in measured:
         data, key = one.result["data"], key_of(one.result)
-        tail = "-".join(filter(None, (data["split"].replace("[", "-").strip("]"), data["fingerprint"][:4])))
+        tail = re.sub(r"[^\w-]+", "-", f"{data['split']}-{data['fingerprint'][:4]}").strip("-")
         said = f"Measured on {data['split']} of {one.shown}, by the command above."
         pictures = result_pictures([replace(source, results=[one.result])], key, numbers, tail)
         yield from _rows(staged, pictures, said)
-    said = f"From the history of the run, recipe `{(run.recipe or {}).get('name', name)}` below."
+    said = f"From the history of the run, recipe `{run.recipe.get('name', name)}` below." if run.recipe else ""
     yield from _rows(staged, training_pictures([source], numbers), said)
 
 

@@ -4,6 +4,7 @@
 """
 
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,12 @@ from .hub import Hub, Pushed
 from .release_checks import check
 from .release_kinds import KINDS, kind_of
 from .release_plan import Item, Release, find_release, load_release, single
-from .staging import Staged, place
+from .staging import Staged
 from .verification import verify
 
 CONTENT = ("license", "data", "card", "carbon")
 """What can be said of an item beside its name and place."""
+TAG = re.compile(r"(?!.*\.\.)(?!.*\.lock$)\w(?:[\w.+-]{0,98}[\w+-])?")
 
 
 def push(
@@ -96,8 +98,8 @@ def _plan(path: str, to: str, private: bool, tag: str, collection: str, settings
     if unknown:
         raise TypeError(f"push takes no {', '.join(unknown)}: beside the rest it takes {', '.join(CONTENT)}.")
     tag = tag or release.tag
-    if tag and not re.fullmatch(r"\w[\w.+-]{0,99}", tag):
-        raise ValueError(f"A tag is made of letters, digits, ., -, + and _, like v1.0, got {tag!r}.")
+    if tag and (not TAG.fullmatch(tag) or tag in ("main", "HEAD")):
+        raise ValueError(f"A tag is made of letters, digits, single dots, -, + and _, like v1.0, got {tag!r}.")
     given = {name: value for name, value in settings.items() if value not in (None, "")}
     everywhere = private or release.private
     items = [replace(item, private=everywhere or item.private) for item in release.items]
@@ -156,7 +158,10 @@ def _verified(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]
         return verify(staged, on_hub=on_hub)
     except ValueError as error:
         if on_hub:
-            raise RuntimeError(f"What was pushed is complete, and is not what it should be: {error}") from None
+            raise RuntimeError(
+                f"What was pushed is complete, but loading it from the Hub did not go well: {error} (Was it the "
+                "network? The same command looks again.)"
+            ) from None
         raise ValueError(f"Nothing was uploaded. {error}") from None
 
 
@@ -174,6 +179,7 @@ def _said(one: Staged, pushed: Pushed | None, seen: Sequence[str]) -> dict[str, 
         "commit": pushed.commit if pushed else None,
         "tag": pushed.tag if pushed else None,
         "changed": pushed.changed if pushed else None,
+        "tagged": pushed.tagged if pushed else None,
     }
 
 
@@ -193,6 +199,7 @@ def render(result: Mapping[str, Any]) -> str:
             count = len(one["files"])
             lines.append(f"  {one['url']}")
             what = f"pushed, {count} files" if one["changed"] else "is there already, nothing changed"
+            what += ", but for a new tag" if one["tagged"] and not one["changed"] else ""
             lines.append(f"  {what}: revision {one['tag']}, commit {one['commit'][:10]}")
         lines += [f"  seen: {line}" for line in one["verified"]]
         lines += [f"  note: {line}" for line in one["notes"]]
@@ -212,7 +219,10 @@ def _place(out: str | Path | None) -> Iterator[Path]:
             with atomic_folder(out, overwrite=True) as kept:
                 for path in Path(folder).rglob("*"):
                     if path.is_file():
-                        place(path, kept / path.relative_to(folder))
+                        # A copy: what is kept may be edited, and what it was made of must not change with it.
+                        target = kept / path.relative_to(folder)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(path, target)
 
 
 def _say(progress: bool, text: str) -> None:

@@ -86,8 +86,8 @@ def load_release(file: Path, namespace: str) -> Release:
         raise ValueError(f"{file} is a release of several repositories: name a namespace like me, not {namespace}.")
     if not release.items:
         raise ValueError(f"{file} names nothing to release: list `items`, each with a `name` and a `path`.")
-    names = [item.name for item in release.items]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = [item.name.lower() for item in release.items]  # the Hub takes Toy and toy for one
+    twice = next((item.name for item in release.items if names.count(item.name.lower()) > 1), None)
     if twice:
         raise ValueError(f"{file} names {twice} twice: every repository has a name of its own.")
     items = [replace(item, name=repo_id_of(f"{namespace}/{item.name}")) for item in release.items]
@@ -110,8 +110,9 @@ def repo_id_of(name: str) -> str:
     """The name; raises unless it is one that a repository of a namespace can have."""
     try:
         validate_repo_id(name)
+        valid = name.count("/") == 1
     except HFValidationError:
-        name = name if name.count("/") != 1 else f"{name} "
-    if name.count("/") != 1 or name.endswith(" "):
+        valid = False
+    if not valid:
         raise ValueError(f"A repository is called like me/dualspace-vegas, of letters, digits, -, _ and ., got {name}.")
     return name

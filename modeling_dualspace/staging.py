@@ -67,8 +67,8 @@ class Staged:
     @cached_property
     def files(self) -> dict[str, FileFacts]:
         """By name, in order."""
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): _facts(path) for path in found}
+        found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
+        return {name: _facts(found[name]) for name in sorted(found)}
 
     @property
     def digest(self) -> str:
@@ -102,6 +102,8 @@ class Kind:
 
 def place(source: Path, target: Path) -> None:
     """The file under another name, without a copy where that can be."""
+    if target.exists():
+        raise ValueError(f"{source} and another file would both be called {target.name}: rename one of them.")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)

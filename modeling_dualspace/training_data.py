@@ -85,7 +85,8 @@ class TrainingData:
     def record(self, *names: str) -> dict[str, Any]:
         """What a model keeps of what it learnt from."""
         rows = {name: len(self.splits[name]) for name in names}
-        return {"fingerprint": self.fingerprint, "config": self.config, "rows": rows}
+        known = {} if self.description is None else {"synthetic": self.description.synthetic}
+        return {"fingerprint": self.fingerprint, "config": self.config, "rows": rows, **known}
 
     def passes(self, name: str) -> FeatureBatches | None:
         """A data pass over a split: this process's share, in order. None where there is no such split."""

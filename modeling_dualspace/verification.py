@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_token
 
+from .hub_faults import without_secrets
 from .staging import Staged
 
 STRANGER = Path(__file__).with_name("stranger.py")
@@ -38,12 +39,15 @@ def verify(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]:
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"Looking at it took more than {LIMIT // 3600} hours, and was given up.") from None
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            last = without_secrets((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
             raise RuntimeError(f"The process that was to look at it ended with {done.returncode}: {last}")
         jobs = json.loads(file.read_text(encoding="utf-8"))
+    for job in jobs:
+        if not job["finished"] and not job["problems"]:
+            job["problems"].append("nobody could look at it: the process ended before its time")
     wrong = [f"{job['repo_id']}: {'; '.join(job['problems'])}" for job in jobs if job["problems"]]
     if wrong:
-        raise ValueError(" ".join(f"{line.rstrip('.')}." for line in wrong))
+        raise ValueError(without_secrets(" ".join(f"{line.rstrip('.')}." for line in wrong)))
     return {job["repo_id"]: job["done"] for job in jobs}
 
 
@@ -58,6 +62,7 @@ def _job(one: Staged, everything: Sequence[Staged], on_hub: bool) -> dict[str, o
         "where": one.repo_id if on_hub else str(one.folder),
         "places": places,
         "done": [],
+        "finished": False,
         "problems": [],
     }
 

@@ -1,0 +1,129 @@
+"""What is nobody's business: tokens, keys and passwords in whatever is to be released, and folders of this machine."""
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import get_token
+
+SECRETS = {
+    "a Hugging Face token": rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
+    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})",
+    "a GitLab token": rb"\bglpat-[\w-]{20,}",
+    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}",
+    "an AWS key": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a Google key": rb"\bAIza[\w-]{35}",
+    "an API key": rb"\bsk[-_](?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{24,}|\bsk_(?:live|test)_[A-Za-z0-9]{16,}",
+    "a Slack token": rb"\bxox[abeoprs]-[\w-]{10,}",
+    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
+    "a password in an address": rb"(?i:\b[a-z][a-z0-9+.]{1,9})://[\w.%-]{0,64}:[^\s/@:\"'`<>{}$*]{1,64}@[\w[]",
+}
+_FOUND = {what: re.compile(pattern) for what, pattern in SECRETS.items()}
+WORDS = {"TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "KEY", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
+"""In the name of an environment variable whose content is nobody's business."""
+PLACES = {"PATH", "FILE", "DIR", "URL", "NAME", "HOME"}
+"""At the end of the name of one that says where something is."""
+NAMES = re.compile(
+    r"^(?:\.env.*|\.netrc|_netrc|\.git-credentials|\.npmrc|\.pypirc|id_(?:rsa|dsa|ecdsa|ed25519)|.*\.(?:pem|key|p12|pfx)"
+    r"|(?:credentials?|secrets?)(?:\.\w+)?)$",
+    re.IGNORECASE,
+)
+PERSONAL = re.compile(rb"(?:/home|/Users)/[^/\s\"'\x00-\x1f]+/|[A-Z]:\\\\?Users\\\\?[^\\\s]+\\")
+PIECE, OVERLAP = 1 << 24, 4096
+
+
+def secret_in(path: Path) -> str | None:
+    """Which secret a file holds, in words."""
+    own = _own_secrets()
+    for content in _contents(path):
+        for what, pattern in _FOUND.items():
+            if pattern.search(content):
+                return what
+        if any(secret in content for secret in own):
+            return "what an environment variable, or the login to the Hub, keeps secret here"
+    return None
+
+
+def is_personal(path: Path) -> bool:
+    """Whether a file names somebody's folder."""
+    home = str(Path.home()).encode() + b"/"
+    return any(PERSONAL.search(content) or (len(home) > 2 and home in content) for content in _contents(path))
+
+
+def _own_secrets() -> list[bytes]:
+    """What must not leave this machine."""
+    found = [get_token() or ""]
+    for name, value in os.environ.items():
+        words = name.upper().split("_")
+        if WORDS & set(words) and words[-1] not in PLACES and not _is_place(value):
+            found.append(value)
+    return [value.encode("utf-8", "surrogateescape") for value in found if len(value) >= 12]
+
+
+def _is_place(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than any name
+        return False
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """A file in pieces that overlap; of what is compressed also what is in it."""
+    if path.suffix == ".parquet":
+        yield from _texts(path)
+    if path.suffix == ".gz":
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as packed:
+            yield from _pieces(packed)
+    with path.open("rb") as file:
+        yield from _pieces(file)
+
+
+def _pieces(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    tail, wide = b"", None
+    while chunk := file.read(PIECE):
+        if wide is None:  # UTF-16, where every other byte of a token is 0
+            wide = chunk[:2] in (b"\xff\xfe", b"\xfe\xff")
+        yield (tail + chunk).replace(b"\x00", b"") if wide else tail + chunk
+        tail = chunk[-OVERLAP:]
+
+
+def _texts(path: Path) -> Iterator[bytes]:
+    try:
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        yield "\n".join([*schema.names, str(schema.metadata or ""), str(schema)]).encode()
+        names = [one.name for one in schema if _has_text(one.type)]
+        for group in file.iter_batches(columns=names) if names else ():
+            for column in group.columns:
+                yield b"\n".join(_bytes_in(column.to_pylist()))
+    except (pa.ArrowException, OSError):
+        return  # loading it, which comes next, says what is wrong
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_has_text(kind.field(number).type) for number in range(kind.num_fields))
+    if pa.types.is_dictionary(kind):
+        return _has_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_binary(kind) or str(kind).startswith(("large_", "string_", "binary"))
+
+
+def _bytes_in(value: Any) -> Iterator[bytes]:
+    """All texts and bytes, however deep."""
+    if isinstance(value, str):
+        yield value.encode("utf-8", "surrogatepass")
+    elif isinstance(value, bytes):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.items():
+            yield from _bytes_in(list(one))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _bytes_in(one)
