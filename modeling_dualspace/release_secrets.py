@@ -13,19 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
-SECRETS = {
-    "a Hugging Face token": rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
-    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})",
-    "a GitLab token": rb"\bglpat-[\w-]{20,}",
-    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}",
-    "an AWS key": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a Google key": rb"\bAIza[\w-]{35}",
-    "an API key": rb"\bsk[-_](?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{24,}|\bsk_(?:live|test)_[A-Za-z0-9]{16,}",
-    "a Slack token": rb"\bxox[abeoprs]-[\w-]{10,}",
-    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
-    "a password in an address": rb"(?i:\b[a-z][a-z0-9+.]{1,9})://[\w.%-]{0,64}:[^\s/@:\"'`<>{}$*]{1,64}@[\w[]",
-}
-_FOUND = {what: re.compile(pattern) for what, pattern in SECRETS.items()}
+# What it is, what it always holds (which is found fast, and then looked around), and how all of it looks.
+SECRETS: list[tuple[str, tuple[bytes, ...], re.Pattern[bytes]]] = [
+    ("a Hugging Face token", (b"hf_", b"api_org_"), re.compile(rb"\b(?:hf|api_org)_[A-Za-z0-9]{30,}")),
+    ("a GitHub token", (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"), re.compile(
+        rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,})")),
+    ("a GitLab token", (b"glpat-",), re.compile(rb"\bglpat-[\w-]{20,}")),
+    ("an npm token", (b"npm_",), re.compile(rb"\bnpm_[A-Za-z0-9]{36}")),
+    ("an AWS key", (b"AKIA", b"ASIA"), re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    ("a Google key", (b"AIza",), re.compile(rb"\bAIza[\w-]{35}")),
+    ("an API key", (b"sk-", b"sk_"), re.compile(
+        rb"\bsk[-_](?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{24,}|\bsk_(?:live|test)_[A-Za-z0-9]{16,}")),
+    ("a Slack token", (b"xox",), re.compile(rb"\bxox[abeoprs]-[\w-]{10,}")),
+    ("a private key", (b"-----BEGIN ",), re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY")),
+    ("a password in an address", (b"://",), re.compile(
+        rb"(?i:\b[a-z][a-z0-9+.]{1,9})://[\w.%-]{0,64}:[^\s/@:\"'`<>{}$*]{1,64}@[\w[]")),
+]  # fmt: skip
+BEFORE, BEHIND = 80, 240
+"""How far around it is looked."""
 WORDS = {"TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "KEY", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
 """In the name of an environment variable whose content is nobody's business."""
 PLACES = {"PATH", "FILE", "DIR", "URL", "NAME", "HOME"}
@@ -36,6 +41,7 @@ NAMES = re.compile(
     re.IGNORECASE,
 )
 PERSONAL = re.compile(rb"(?:/home|/Users)/[^/\s\"'\x00-\x1f]+/|[A-Z]:\\\\?Users\\\\?[^\\\s]+\\")
+HOMES = (b"/home/", b"/Users/", b"Users\\")
 PIECE, OVERLAP = 1 << 24, 4096
 
 
@@ -43,18 +49,29 @@ def secret_in(path: Path) -> str | None:
     """Which secret a file holds, in words."""
     own = _own_secrets()
     for content in _contents(path):
-        for what, pattern in _FOUND.items():
-            if pattern.search(content):
+        for what, anchors, pattern in SECRETS:
+            if any(pattern.search(around) for anchor in anchors for around in _around(content, anchor)):
                 return what
         if any(secret in content for secret in own):
             return "what an environment variable, or the login to the Hub, keeps secret here"
     return None
 
 
+def _around(content: bytes, anchor: bytes) -> Iterator[bytes]:
+    """What stands around each place where the anchor is, which spares an expression most of the bytes."""
+    place = content.find(anchor)
+    while place >= 0:
+        yield content[max(0, place - BEFORE) : place + BEHIND]
+        place = content.find(anchor, place + 1)
+
+
 def is_personal(path: Path) -> bool:
     """Whether a file names somebody's folder."""
     home = str(Path.home()).encode() + b"/"
-    return any(PERSONAL.search(content) or (len(home) > 2 and home in content) for content in _contents(path))
+    return any(
+        (len(home) > 2 and home in content) or (any(word in content for word in HOMES) and PERSONAL.search(content))
+        for content in _contents(path)
+    )
 
 
 def _own_secrets() -> list[bytes]:
