@@ -32,7 +32,9 @@ def test_the_wheel_has_every_module_the_command_and_the_licence(wheel):
     names = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "modeling_dualspace").rglob("*.py")}
     assert modules | {"modeling_dualspace/data_card.md"} <= names
-    recipes = {f"modeling_dualspace/resources/configs/{path.name}" for path in (ROOT / "training/configs").iterdir()}
+    folders = ("configs", "releases", "accelerate_configs")
+    files = [path for folder in folders for path in (ROOT / "training" / folder).iterdir()]
+    recipes = {f"modeling_dualspace/resources/{path.parent.name}/{path.name}" for path in files}
     assert recipes | {"modeling_dualspace/resources/model_card.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))

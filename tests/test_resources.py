@@ -6,7 +6,7 @@ from modeling_dualspace import resources
 from modeling_dualspace.resources import resource
 
 
-@pytest.mark.parametrize("name", ["configs/tiny.yaml", "configs", "model_card.md"])
+@pytest.mark.parametrize("name", ["configs/tiny.yaml", "configs", "releases/everything.yaml", "model_card.md"])
 def test_a_checkout_has_what_a_person_needs(name, root):
     assert resource(name).exists() and resource(name).is_relative_to(root)
 
