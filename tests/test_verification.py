@@ -12,7 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import RepoCard, constants, get_token
 from safetensors.numpy import load_file, save_file
-from test_release import CLASSES, ITEMS, SIZES, write_data, write_run
+from tiny_release import CLASSES, ITEMS, SIZES, write_data, write_run
 
 from modeling_dualspace import release, stranger, verification
 from modeling_dualspace.staging import Staged
