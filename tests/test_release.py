@@ -412,9 +412,8 @@ def test_a_release_that_ends_amid_its_uploads_goes_on_where_it_was(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert over.wait(90)
-        start = time.monotonic()
         out, err = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10 and "Traceback" not in err and not out
+    assert "Traceback" not in err and not out
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)
     assert number == signal.SIGKILL or err.endswith("dualspace: interrupted\n")
     for commits, tags, files in _repositories(online).values():  # the whole of it, or nothing yet
