@@ -56,6 +56,23 @@ def parse(text: str, repo_type: str) -> RepoCard:
         ) from None
 
 
+def plain(value: Any) -> Any:
+    """What others wrote, so that in a card it is one line of text, and neither code nor a table of its own.
+
+    Example:
+        ```python
+        >>> plain({"name": "a`b", "rows": ["one", 3]})
+        {'name': "a'b", 'rows': ['one', 3]}
+
+        ```
+    """
+    if isinstance(value, str):
+        return " ".join(value.split("\n")).replace("`", "'").replace("\r", " ")
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 PLACE = re.compile(r"(?:(?<=^-\w)|(?<![\w.:/\\]))(?:file:(?://)?)?(?:~|\.\.|[A-Za-z]:)?[\\/][^,=\[\]{}'\"\n]*")
 
 

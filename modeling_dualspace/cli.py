@@ -278,7 +278,10 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--data", default="", help="where the data set is, if not where it was when results were made")
     command.add_argument("--card", metavar="FILE", default="", help="a template that extends model_card.md")
     command.add_argument("--carbon", metavar="GRAMS", type=float, help="of CO2 that the training emitted, if known")
-    command.add_argument("--out", type=Path, help="keep what goes to the Hub in this folder too")
+    command.add_argument("--out", type=Path, help="keep what goes to the Hub in this new folder too")
+    command.add_argument(
+        "--trust-remote-code", action="store_true", help="run code in a model's folder that is not this version's"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_push)
 
@@ -286,7 +289,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 def _push(arguments: argparse.Namespace) -> int:
     from .release import push, render
 
-    names = ("dry_run", "private", "tag", "collection", "out", "license", "data", "card", "carbon")
+    names = ("dry_run", "private", "tag", "collection", "out", "license", "data", "card", "carbon", "trust_remote_code")
     result = push(arguments.path, arguments.repo_id, **{name: getattr(arguments, name) for name in names})
     print(json.dumps(result) if arguments.json else render(result))
     return 0

@@ -26,6 +26,7 @@ class Pushed:
         tag: of this release.
         changed: whether any file was.
         tagged: whether the tag is new.
+        private: whether nobody else sees it, as the Hub says.
     """
 
     url: str
@@ -33,6 +34,7 @@ class Pushed:
     tag: str
     changed: bool
     tagged: bool
+    private: bool
 
 
 class Hub:
@@ -52,14 +54,18 @@ class Hub:
             raise ValueError("The token may only read: make one that may write, and log in again by `hf auth login`.")
         self.namespaces = [self.name, *(one["name"] for one in account.get("orgs", []))]
 
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raises where this account may not write to one of them."""
+        for name in names:
+            if name.split("/")[0] not in self.namespaces:
+                raise ValueError(
+                    f"{self.name} may write to {', '.join(self.namespaces)}, not to {name}: choose one of these, or "
+                    "log in as somebody else (`hf auth login`)."
+                )
+
     def check(self, staged: Sequence[Staged], tag: str) -> None:
         """Raises where one of the repositories cannot take this release; changes nothing."""
         for one in staged:
-            if one.repo_id.split("/")[0] not in self.namespaces:
-                raise ValueError(
-                    f"{self.name} may write to {', '.join(self.namespaces)}, not to {one.repo_id}: choose one of "
-                    "these, or log in as somebody else (`hf auth login`)."
-                )
             self._check_card(one)
             info = self.info(one)
             if info is None:
@@ -144,7 +150,8 @@ class Hub:
             commit = patiently(self._commit, staged, tag, too=STALE)
             name = tag or f"release-{staged.digest[:8]}"
             tagged = self._tag(staged, commit, name)
-        return Pushed(url, commit, name, commit != first, tagged)
+            private = bool(self.info(staged).private)
+        return Pushed(url, commit, name, commit != first, tagged, private)
 
     def _create(self, staged: Staged) -> str:
         url = patiently(
@@ -152,7 +159,7 @@ class Hub:
             staged.repo_id,
             repo_type=staged.repo_type,
             private=staged.private or None,
-            space_sdk="gradio" if staged.repo_type == "space" else None,
+            space_sdk=RepoCard(staged.card).data.get("sdk") if staged.repo_type == "space" else None,
             exist_ok=True,
         )
         return str(url)
@@ -164,6 +171,13 @@ class Hub:
         if not missing and not gone:
             return head
         additions = [CommitOperationAdd(name, staged.folder / name) for name in missing]
+        changed = [
+            one.path_in_repo
+            for one in additions
+            if one.upload_info.sha256.hex() != staged.files[one.path_in_repo].sha256
+        ]
+        if changed:
+            raise RuntimeError(f"{', '.join(changed)} changed after it was checked: run the same command again.")
         self._upload(staged, additions)
         operations: list[Any] = [*(CommitOperationDelete(name) for name in gone), *additions]
         title = f"Release {tag or staged.digest[:8]}"

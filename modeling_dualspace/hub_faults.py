@@ -18,6 +18,7 @@ LONGEST = 300.0
 AGAIN = (429, 500, 502, 503, 504)
 STALE = (409, 412)
 """Somebody else's commit was first, or the answer to our own was lost."""
+LOGGERS = ("httpx2", "httpx", *(f"httpcore2{part}" for part in ("", ".connection", ".http11", ".http2")))
 KEEP = "Each repository is as it was, or complete, and what was uploaded is kept: run the same command again."
 
 
@@ -101,7 +102,7 @@ def _secrets_kept() -> Iterator[None]:
         record.msg, record.args = without_secrets(record.getMessage()), ()
         return True
 
-    places: list[Any] = [*logging.getLogger("huggingface_hub").handlers, *map(logging.getLogger, ("httpx2", "httpx"))]
+    places: list[Any] = [*logging.getLogger("huggingface_hub").handlers, *map(logging.getLogger, LOGGERS)]
     for place in places:
         place.addFilter(plain)
     try:

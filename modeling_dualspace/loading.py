@@ -6,6 +6,8 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel
@@ -121,6 +123,14 @@ def find_split(data: Mapping[str, Any], split: str, places: Iterable[str]) -> tu
             f"what is at {place} is not the one that was scored (its fingerprint is not {data['fingerprint']})"
         )
     raise ValueError(f"{'; '.join(reasons)}; --data says where it is.")
+
+
+def is_public(repo_id: str, repo_type: str) -> bool:
+    """Whether anybody sees a repository, as far as the Hub can be asked."""
+    try:
+        return not HfApi().repo_info(repo_id, repo_type=repo_type, token=False).private
+    except (HTTPError, OSError, ValueError):
+        return False
 
 
 def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:

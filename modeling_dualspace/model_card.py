@@ -9,14 +9,14 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 
-from .card_template import fill, parse, plain_command
+from .card_template import fill, parse, plain, plain_command
 from .resources import resource
 from .results import Run, headline, is_hub_id, notes_of, time_of
 from .retrieval_scores import DIRECTIONS
 from .yaml_files import Dumper
 
 TEMPLATE = "model_card.md"
-CHECKED = 8
+CHECKED = 4
 """How many numbers of an embedding a card has room for."""
 
 
@@ -45,7 +45,8 @@ def render(
     """The card.
 
     Args:
-        values: `repo_id`, `license`, `config`, `check`, `fingerprint`, `remote_code`, `pictures`, `carbon`, `private`.
+        values: `repo_id`, `license`, `config`, `check`, `fingerprint`, `remote_code`, `pictures`, `carbon`,
+            `synthetic`, and `init`, what it was tuned from, as it may be named.
         measured: the first is the one that the card is about.
         run: that the model came out of.
         looks: how often anybody scored it on test.
@@ -56,7 +57,8 @@ def render(
         "result": first.result,
         "results": [one.result for one in measured],
         "measured": [_part(one) for one in measured],
-        "recipe": _recipe(run, first, config),
+        "recipe": _recipe(run, first, config, values["init"]),
+        "feature_spec": plain(config.feature_spec),
         "data_card": first.card,
         "data_repo": first.repo_id,
         "command": plain_command(first.result["command"]),
@@ -66,7 +68,7 @@ def render(
         "compute": _compute(run),
         "environment": _environment(first.result["environment"]),
         "class_names": _class_names(config),
-        "limits": _limits(measured, looks),
+        "limits": _limits(measured, looks, values["init"]),
     }
     text = fill(resource(TEMPLATE), own, everything)
     card = parse(re.sub(r"\n{3,}", "\n\n", text), "model")
@@ -75,9 +77,8 @@ def render(
     card.data["datasets"] = list(dict.fromkeys(names)) or None
     if values["carbon"] is not None:
         card.data["co2_eq_emissions"] = {"emissions": values["carbon"], "source": "as its owner says"}
-    init = str((run.recipe or {}).get("init") or "")
-    if is_hub_id(init):
-        card.data["base_model"] = init
+    if is_hub_id(values["init"]):
+        card.data["base_model"] = values["init"]
     card.data["model_name"] = values["repo_id"].split("/")[1]
     card.data["eval_results"] = [entry for one in measured for entry in _entries(one)]
     card.data["dualspace"] = {"fingerprint": values["fingerprint"], "check": values["check"]}
@@ -161,15 +162,14 @@ def _classes(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _recipe(run: Run, first: Measured, config: Any) -> str:
+def _recipe(run: Run, first: Measured, config: Any, init: str) -> str:
     """As it was resolved, without the places of one machine."""
     recipe = dict(run.recipe or {})
     if not recipe:
         return ""
     for name in ("output", "checkpoint"):
         recipe.pop(name, None)
-    if recipe.get("init"):
-        recipe["init"] = plain_command(str(recipe["init"]))
+    recipe["init"] = init or None
     data = dict(recipe.get("data") or {})
     data["path"] = first.shown if _is_own(config, first) else plain_command(str(data.get("path")))
     recipe["data"] = data
@@ -177,7 +177,7 @@ def _recipe(run: Run, first: Measured, config: Any) -> str:
     for name in ("trackers", "features"):
         train.pop(name, None)
     recipe["train"] = train
-    return yaml.dump(recipe, Dumper=Dumper, sort_keys=False, allow_unicode=True).strip()
+    return yaml.dump(recipe, Dumper=Dumper, sort_keys=False, allow_unicode=True).strip().replace("```", "'''")
 
 
 def _validation(run: Run) -> str:
@@ -186,12 +186,12 @@ def _validation(run: Run) -> str:
         return ""
     chosen = ["epoch"] if summary.get("chosen_on") else []
     chosen += ["fusion"] if "validation_map" in (summary.get("choice") or {}) else []
+    if (run.recipe or {}).get("init"):
+        return ""  # what it was tuned from may have learnt these clips
     if not chosen:
-        return f"On validation, before the refit if there was one, MAP was {found['map']:.4f}."
+        return f"On validation{', before the refit' if summary.get('refit') else ''}, MAP was {found['map']:.4f}."
     were = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'}"
-    return (
-        f"On validation, on which its {were} chosen, MAP was {found['map']:.4f}: better than on clips it has not seen."
-    )
+    return f"On validation, on which its {were} chosen, MAP was {found['map']:.4f}, which flatters it."
 
 
 def _trained_on(config: Any, first: Measured) -> str:
@@ -237,14 +237,19 @@ def _environment(found: Mapping[str, Any]) -> str:
 
 
 def _class_names(config: Any) -> str:
-    names = list((getattr(config, "id2label", None) or {}).values())
+    names = plain(list((getattr(config, "id2label", None) or {}).values()))
     if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return f"{len(names)}, without names"
     return ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
-def _limits(measured: Sequence[Measured], looks: int) -> list[str]:
+def _limits(measured: Sequence[Measured], looks: int, init: str) -> list[str]:
     found = []
+    if init:
+        found.append(
+            f"It was tuned from `{plain(init)}`: whether that one had learnt some of these clips before, its card has "
+            "to say."
+        )
     if looks > 1:
         found.append(
             f"Its test clips were looked at {looks} times while it was made: each look makes the figure a little "

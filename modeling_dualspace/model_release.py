@@ -12,15 +12,16 @@ import torch
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
+from .card_template import plain
 from .evaluation import seen_by, split_names
 from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
-from .loading import find_split, load_model
+from .loading import find_split, is_public, load_model
 from .model_card import CHECKED, Measured, render
 from .release_plan import Item
 from .report_pictures import Picture, result_pictures, training_pictures
 from .report_sources import Source, key_of
-from .results import COMPLETE, Run, check_result, is_hub_id, model_folder, read_result, read_run, result_path
+from .results import COMPLETE, Run, check_result, is_hub_id, model_folder, read_result, read_run, results_folder
 from .staging import Staged, place, write_text
 
 CARRIED = (".safetensors", ".json", ".py", ".jinja")
@@ -49,18 +50,19 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
         )
     measured = [_measured(item, staged, result, model, run, others) for result in _best_first(results, model)]
     measured = list(_told_apart(measured))
-    _carry(source, staged)
+    _carry(source, staged, trusted=item.trust_remote_code)
+    staged.fingerprints.append(fingerprint)
     looks, staged.synthetic = _looks(run), _is_synthetic(model, measured)
-    values = {
+    values: dict[str, Any] = {
         "repo_id": staged.repo_id,
         "license": item.license,
-        "private": staged.private,
         "config": model.config,
         "check": _check_values(model),
         "fingerprint": fingerprint,
         "remote_code": bool(getattr(model.config, "auto_map", None)),
         "synthetic": staged.synthetic,
         "carbon": item.carbon,
+        "init": _init(run, staged),
     }
     try:
         values["pictures"] = list(_draw(staged, measured, run))
@@ -72,7 +74,7 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
 
 def _results(item: Item, run: Run, staged: Staged) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Of this model, on clips that it was not made from, the newest of each split."""
-    folder = run.folder / "results" if run.folder else result_path(item.path, "x", None, "test").parent
+    folder = results_folder(item.path)
     found: dict[tuple[Any, ...], tuple[Path, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         result = read_result(path)
@@ -128,7 +130,7 @@ def _measured(
     places += [str(released.folder)] if released else []
     found, split = find_split(data, data["split"], [*places, data["id"]])
     staged.places[data["fingerprint"]] = found
-    repo_id = found if is_hub_id(found) else ""
+    repo_id = found if is_hub_id(found) and _may_name(staged, found, "dataset") else ""
     if released and (staged.private or not released.private):  # a public card names nothing that is private
         repo_id = released.repo_id
     if seen_by(model, split, data["split"]):
@@ -136,7 +138,24 @@ def _measured(
             f"{item.path} was trained on {data['split']} of {data['id']}: a card shows no figure of those clips."
         )
     shown = repo_id or Path(data["id"] if released else found).resolve().name
-    return Measured(result, shown, repo_id, _card_of(found), _before(run, result))
+    command = str(result["command"]).replace(data["id"], shown)  # a card calls it by one name
+    return Measured(
+        plain(result | {"command": command, "data": data | {"id": shown}}),
+        plain(shown),
+        repo_id,
+        plain(_card_of(found)),
+        _before(run, result),
+    )
+
+
+def _may_name(staged: Staged, repo_id: str, repo_type: str) -> bool:
+    return staged.private or is_public(repo_id, repo_type)
+
+
+def _init(run: Run, staged: Staged) -> str:
+    """What a run was tuned from, as far as the card may say."""
+    init = str((run.recipe or {}).get("init") or "")
+    return init if is_hub_id(init) and _may_name(staged, init, "model") else Path(init).name
 
 
 def _told_apart(measured: Sequence[Measured]) -> Iterator[Measured]:
@@ -167,10 +186,11 @@ def _before(run: Run, result: Mapping[str, Any]) -> dict[str, Any] | None:
     folder = run.folder / "before-refit" if run.folder else None
     if folder is None or not (folder / "results").is_dir():
         return None
-    same = [one for one in Run(folder).results if key_of(one) == key_of(result)]
-    if not same or model_fingerprint(load_model(str(folder))) != same[0]["model"]["fingerprint"]:
+    same = [one for one in Run(folder).results if key_of(one) == key_of(result) and one.get("command")]
+    newest = max(same, key=lambda one: str(one.get("date")), default=None)
+    if newest is None or model_fingerprint(load_model(str(folder))) != newest["model"]["fingerprint"]:
         return None
-    return same[0]
+    return dict(newest)
 
 
 def _is_synthetic(model: Any, measured: Sequence[Measured]) -> bool:
@@ -183,8 +203,17 @@ def _is_synthetic(model: Any, measured: Sequence[Measured]) -> bool:
     return made_up or "synthetic" in str(getattr(model.config, "feature_spec", None))
 
 
-def _carry(source: Path, staged: Staged) -> None:
-    """The files of the model; what is none is left where it is, and that is said."""
+def _carry(source: Path, staged: Staged, *, trusted: bool) -> None:
+    """The files of the model; what is none is left where it is, and that is said.
+
+    Raises where there is code that is not this package's: it is run to see whether it works.
+    """
+    strange = [path.name for path in sorted(source.glob("*.py")) if not _is_ours(path)]
+    if strange and not trusted:
+        raise ValueError(
+            f"{source} holds code that is not this version's ({', '.join(strange)}), and a push runs it: look at it, "
+            "and pass --trust-remote-code, or save the model again by `save_pretrained`."
+        )
     for path in sorted(path for path in source.iterdir() if path.name not in (CARD, MANIFEST)):
         if path.is_file() and path.suffix in CARRIED and path.name[0] != ".":
             place(path, staged.folder / path.name)
@@ -192,6 +221,11 @@ def _carry(source: Path, staged: Staged) -> None:
             staged.notes.append(f"{path} is no part of a model, and is left out.")
     if not any(staged.folder.glob("*.safetensors")):
         raise ValueError(f"{source} holds no weights as safetensors: save the model again by `save_pretrained`.")
+
+
+def _is_ours(path: Path) -> bool:
+    ours = Path(__file__).with_name(path.name)
+    return ours.is_file() and ours.read_bytes() == path.read_bytes()
 
 
 def _looks(run: Run) -> int:
@@ -217,7 +251,7 @@ def _check_values(model: Any) -> dict[str, list[list[float]]]:
     audio, visual = (_probe(width) for width in (model.config.audio_dim, model.config.visual_dim))
     embeds = {"audio": model.get_audio_embeds(audio), "visual": model.get_visual_embeds(visual)}
     return {
-        name: [[round(value, 6) for value in row[:CHECKED]] for row in rows.double().tolist()]
+        name: [[round(value, 4) for value in row[:CHECKED]] for row in rows.double().tolist()]
         for name, rows in embeds.items()
     }
 
@@ -225,6 +259,7 @@ def _check_values(model: Any) -> dict[str, list[list[float]]]:
 def _draw(staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[dict[str, Any]]:
     """The figures, as files, and what the card says of each row of them: both directions stand side by side."""
     name = staged.repo_id.split("/")[1]
+    recipe = plain(run.recipe or {})
     source = Source(name, run, [one.result for one in measured])
     numbers = {name: 0}
     for one in measured:
@@ -233,7 +268,7 @@ def _draw(staged: Staged, measured: Sequence[Measured], run: Run) -> Iterator[di
         said = f"Measured on {data['split']} of {one.shown}, by the command above."
         pictures = result_pictures([replace(source, results=[one.result])], key, numbers, tail)
         yield from _rows(staged, pictures, said)
-    said = f"From the history of the run, recipe `{run.recipe.get('name', name)}` below." if run.recipe else ""
+    said = f"From the history of the run, recipe `{recipe.get('name', name)}` below." if recipe else ""
     yield from _rows(staged, training_pictures([source], numbers), said)
 
 

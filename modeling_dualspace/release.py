@@ -3,6 +3,7 @@
 `push` is what `dualspace push` and `training/release.py` call.
 """
 
+import math
 import re
 import shutil
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import quiet
-from .files import CARD, atomic_folder, write_manifest
+from .files import CARD, MANIFEST, atomic_folder, write_manifest
 from .hub import Hub, Pushed
 from .release_checks import check
 from .release_kinds import KINDS, kind_of
@@ -22,7 +23,7 @@ from .release_plan import Item, Release, find_release, load_release, single
 from .staging import Staged
 from .verification import verify
 
-CONTENT = ("license", "data", "card", "carbon")
+CONTENT = ("license", "data", "card", "carbon", "trust_remote_code")
 """What can be said of an item beside its name and place."""
 TAG = re.compile(r"(?!.*\.\.)(?!.*\.lock$)\w(?:[\w.+-]{0,98}[\w+-])?")
 
@@ -44,13 +45,13 @@ def push(
     Args:
         path: a run, a model, a data set, the metric's folder; or a release, by its file or the name of one of ours.
         to: the repository's name, `me/dualspace-vegas`; of a release the namespace, `me`.
-        dry_run: do all of it but the uploading, without the network.
+        dry_run: do all of it but what the Hub does; without the network, unless a data set is only there.
         private: nobody else shall see it.
         tag: of this release; made of its content otherwise.
         collection: the title of a collection it goes into.
         out: keep what goes, or would go, to the Hub in this folder too.
         progress: say on stderr what is being done.
-        settings: of every item that does not say otherwise: `license`, `data`, `card`, `carbon`.
+        settings: of every item that does not say otherwise: `license`, `data`, `card`, `carbon`, `trust_remote_code`.
 
     Example:
         ```python
@@ -58,7 +59,10 @@ def push(
         ```
     """
     release = _plan(path, to, private, tag, collection, settings)
+    out = _check_out(out) if out is not None else None
     hub = None if dry_run else Hub()
+    if hub:
+        hub.check_names([item.name for item in release.items])
     with _place(out) as folder, quiet():
         staged = _stage(release, folder, progress)
         wrong = [f"{one.repo_id}: {line}" for one in staged for line in check(one)]
@@ -67,17 +71,18 @@ def push(
         if hub:
             hub.check(staged, release.tag)
         _say(progress, "trying what would be pushed, in a fresh process")
-        seen, pushed, address = _verified(staged, on_hub=False), {}, None
+        seen, pushed, address = _verified(staged), {}, None
         if hub:
             pushed = _uploaded(hub, staged, release.tag, progress)
             _say(progress, "trying what was pushed, in a fresh process")
-            seen = _verified(staged, on_hub=True)
+            seen = _verified(staged, commits={name: one.commit for name, one in pushed.items()})
             namespace = to.split("/")[0]
             address = hub.collect(namespace, release, staged) if release.collection else None
         return {
             "dry_run": dry_run,
             "repositories": [_said(one, pushed.get(one.repo_id), seen[one.repo_id]) for one in staged],
-            "collection": address,
+            "collection": address or release.collection or None,
+            "out": str(out) if out is not None else None,
         }
 
 
@@ -100,7 +105,7 @@ def _plan(path: str, to: str, private: bool, tag: str, collection: str, settings
     tag = tag or release.tag
     if tag and (not TAG.fullmatch(tag) or tag in ("main", "HEAD")):
         raise ValueError(f"A tag is made of letters, digits, single dots, -, + and _, like v1.0, got {tag!r}.")
-    given = {name: value for name, value in settings.items() if value not in (None, "")}
+    given = {name: value for name, value in settings.items() if _is_said(value)}
     everywhere = private or release.private
     items = [replace(item, private=everywhere or item.private) for item in release.items]
     _check_here(items)
@@ -125,20 +130,26 @@ def _with(item: Item, given: Mapping[str, Any], *, of_several: bool) -> Item:
     kind = kind_of(item.path, item.kind)
     refused = [name for name in given if name not in kind.takes]
     refused = [] if of_several else refused
-    refused += [name for name in CONTENT if name not in kind.takes and getattr(item, name) not in (None, "")]
+    refused += [name for name in CONTENT if name not in kind.takes and _is_said(getattr(item, name))]
+    carbon = given.get("carbon", item.carbon)
+    if carbon is not None and not 0 <= carbon < math.inf:
+        raise ValueError(f"{item.name}: the carbon of a training is a number of grams of at least 0, got {carbon}.")
     if refused:
         raise ValueError(f"{item.name}: a {kind.name} takes no {', '.join(refused)}: {kind.refuses}.")
     taken = {name: value for name, value in given.items() if name in kind.takes}
     if of_several:
-        taken = {name: value for name, value in taken.items() if getattr(item, name) in (None, "")}
+        taken = {name: value for name, value in taken.items() if not _is_said(getattr(item, name))}
     return replace(item, kind=kind.name, **taken)
+
+
+def _is_said(value: Any) -> bool:
+    return not (value is None or value is False or value == "")
 
 
 def _stage(release: Release, folder: Path, progress: bool) -> list[Staged]:
     """All repositories of a release, in the order of their kinds, each in a folder of its own."""
-    names = [kind.name for kind in KINDS]
     staged: list[Staged] = []
-    for item in sorted(release.items, key=lambda item: names.index(item.kind)):
+    for item in sorted(release.items, key=lambda item: kind_of(item.path, item.kind).order):
         _say(progress, f"making {item.name}")
         kind = kind_of(item.path, item.kind)
         target = folder / f"{kind.repo_type}s" / item.name
@@ -149,15 +160,16 @@ def _stage(release: Release, folder: Path, progress: bool) -> list[Staged]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"Nothing was uploaded. {item.name}: {error}") from None
         write_manifest(target)
+        one.seal()
         staged.append(one)
     return staged
 
 
-def _verified(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]:
+def _verified(staged: Sequence[Staged], commits: Mapping[str, str] | None = None) -> dict[str, list[str]]:
     try:
-        return verify(staged, on_hub=on_hub)
+        return verify(staged, commits=commits)
     except ValueError as error:
-        if on_hub:
+        if commits is not None:
             raise RuntimeError(
                 f"What was pushed is complete, but loading it from the Hub did not go well: {error} (Was it the "
                 "network? The same command looks again.)"
@@ -169,7 +181,7 @@ def _said(one: Staged, pushed: Pushed | None, seen: Sequence[str]) -> dict[str, 
     return {
         "repo_id": one.repo_id,
         "kind": one.kind,
-        "private": one.private,
+        "private": pushed.private if pushed else one.private,
         "source": one.source,
         "files": [{"path": name, "size": facts.size, "sha256": facts.sha256} for name, facts in one.files.items()],
         "card": one.card,
@@ -205,13 +217,27 @@ def render(result: Mapping[str, Any]) -> str:
         lines += [f"  note: {line}" for line in one["notes"]]
     if result["collection"]:
         lines += ["", f"Collection: {result['collection']}"]
+    if result["out"]:
+        lines += ["", f"Kept in {result['out']}"]
     if result["dry_run"]:
         lines += ["", "Nothing was uploaded (--dry-run)."]
     return "\n".join(lines).strip("\n")
 
 
+def _check_out(out: str | Path) -> Path:
+    """The folder; raises where it holds anything that was not kept by a release before."""
+    out = Path(out)
+    found = [path.name for path in out.iterdir()] if out.is_dir() else [out.name] if out.exists() else []
+    foreign = [name for name in found if name not in (MANIFEST, *(f"{kind.repo_type}s" for kind in KINDS))]
+    if foreign:
+        raise ValueError(
+            f"--out {out} holds {foreign[0]}, which no release put there: name a folder that is not there yet."
+        )
+    return out
+
+
 @contextmanager
-def _place(out: str | Path | None) -> Iterator[Path]:
+def _place(out: Path | None) -> Iterator[Path]:
     """Where everything is put together: for a while, or to stay."""
     with tempfile.TemporaryDirectory(prefix="dualspace-release-") as folder:
         yield Path(folder)

@@ -32,6 +32,8 @@ def _card_problems(staged: Staged) -> Iterator[str]:
         yield f"Its card, {CARD}, cannot be read: {' '.join(str(error).split()).rstrip('.')}."
         return
     yield from _licence_problems(staged, card.data.get("license"))
+    if card.data.get("license") == "other" and not card.data.get("license_name"):
+        yield "Its licence is `other`: say which by `license_name` and `license_link` in the metadata of its template."
     prose = CODE.sub("", card.text)
     unfilled = UNFILLED.search(f"{card.data}\n{prose}")
     if unfilled:

@@ -1,4 +1,7 @@
-"""The kinds of things that can be released. A new one is a line here, and a function that fills a folder."""
+"""The kinds of things that can be released.
+
+A new one is an entry here, a function that fills a folder, and what `stranger` tries with it.
+"""
 
 from pathlib import Path
 
@@ -10,14 +13,19 @@ from .staging import Kind
 KINDS = (
     Kind(
         "data set", "dataset", is_data_set, stage_data_set,
+        looks="a data set that a builder wrote (README.md and Parquet)",
         refuses="its card was written with it, so build it with what that should say, by DataCard(license=...)",
     ),
     Kind(
-        "metric", "space", is_metric, stage_metric, needs_path=False, refuses="it brings its own card and licence",
+        "metric", "space", is_metric, stage_metric, order=1, needs_path=False,
+        looks="the metric (`dualspace metric`)", refuses="it brings its own card and licence",
     ),
-    Kind("model", "model", is_model, stage_model, takes=("license", "data", "card", "carbon")),
+    Kind(
+        "model", "model", is_model, stage_model, order=2, looks="a run or a model (with config.json)",
+        takes=("license", "data", "card", "carbon", "trust_remote_code"),
+    ),
 )  # fmt: skip
-"""In the order in which they are made: a model's card names its data set."""
+"""The first that recognises a folder has it."""
 
 
 def kind_of(path: str, said: str = "") -> Kind:
@@ -34,7 +42,7 @@ def kind_of(path: str, said: str = "") -> Kind:
     found = next((kind for kind in KINDS if path and kind.recognises(Path(path))), None)
     if found is None:
         raise ValueError(
-            f"{path or 'An item without `path`'} is nothing that can be released: expected a run or a model (with "
-            "config.json), a data set that a builder wrote (README.md and Parquet), or the metric (`dualspace metric`)."
+            f"{path or 'An item without `path`'} is nothing that can be released: expected "
+            f"{', or '.join(kind.looks for kind in KINDS)}."
         )
     return found

@@ -24,7 +24,8 @@ class Item:
         data: where the data set is that results were measured on, if it is not where it was.
         card: a template that extends ours.
         carbon: grams of CO2 that the training emitted, if known.
-        private: whatever is said of the release as a whole.
+        trust_remote_code: run code that comes with a model and is not this package's.
+        private: nobody else shall see it, though others of the release may be public.
         made_by: the command that makes it, for whoever has not.
     """
 
@@ -35,6 +36,7 @@ class Item:
     data: str = ""
     card: str = ""
     carbon: float | None = None
+    trust_remote_code: bool = False
     private: bool = False
     made_by: str = ""
 

@@ -21,9 +21,11 @@ SECRETS: list[tuple[str, tuple[bytes, ...], re.Pattern[bytes]]] = [
     ("a GitLab token", (b"glpat-",), re.compile(rb"\bglpat-[\w-]{20,}")),
     ("an npm token", (b"npm_",), re.compile(rb"\bnpm_[A-Za-z0-9]{36}")),
     ("an AWS key", (b"AKIA", b"ASIA"), re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    ("an AWS key", (b"aws_secret_access_key",), re.compile(rb"aws_secret_access_key\W{1,5}[A-Za-z0-9/+]{40}")),
+    ("a signed token", (b"eyJ",), re.compile(rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}")),
     ("a Google key", (b"AIza",), re.compile(rb"\bAIza[\w-]{35}")),
     ("an API key", (b"sk-", b"sk_"), re.compile(
-        rb"\bsk[-_](?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{24,}|\bsk_(?:live|test)_[A-Za-z0-9]{16,}")),
+        rb"\bsk[-_](?=[\w-]{0,64}\d)(?=[\w-]{0,64}[A-Z])[\w-]{24,}|\bsk_(?:live|test)_[A-Za-z0-9]{16,}")),
     ("a Slack token", (b"xox",), re.compile(rb"\bxox[abeoprs]-[\w-]{10,}")),
     ("a private key", (b"-----BEGIN ",), re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY")),
     ("a password in an address", (b"://",), re.compile(
@@ -31,7 +33,7 @@ SECRETS: list[tuple[str, tuple[bytes, ...], re.Pattern[bytes]]] = [
 ]  # fmt: skip
 BEFORE, BEHIND = 80, 240
 """How far around it is looked."""
-WORDS = {"TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "KEY", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
+WORDS = {"TOKEN", "PAT", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "KEY", "APIKEY", "CREDENTIAL", "CREDENTIALS"}
 """In the name of an environment variable whose content is nobody's business."""
 PLACES = {"PATH", "FILE", "DIR", "URL", "NAME", "HOME"}
 """At the end of the name of one that says where something is."""
@@ -77,11 +79,14 @@ def is_personal(path: Path) -> bool:
 def _own_secrets() -> list[bytes]:
     """What must not leave this machine."""
     found = [get_token() or ""]
-    for name, value in os.environ.items():
-        words = name.upper().split("_")
-        if WORDS & set(words) and words[-1] not in PLACES and not _is_place(value):
-            found.append(value)
+    found += [value for name, value in os.environ.items() if is_secret(name) and not _is_place(value)]
     return [value.encode("utf-8", "surrogateescape") for value in found if len(value) >= 12]
+
+
+def is_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds what is nobody's business."""
+    words = name.upper().split("_")
+    return words[-1] not in PLACES and any(word in WORDS or word.endswith(("PASSWORD", "TOKEN")) for word in words)
 
 
 def _is_place(value: str) -> bool:

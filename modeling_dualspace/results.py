@@ -169,13 +169,18 @@ def read_run(model: str) -> Run:
 
 def result_path(model: str, data: str, config: str | None, split: str) -> Path:
     """Where a result goes unless somebody says otherwise: into the run of the model, or below `results`."""
-    run = run_folder(model)
     parts = [Path(data).resolve().name if Path(data).exists() else data, config, split]
     name = _plain("-".join(part for part in parts if part))
     if _plain(split) != split:  # two slices may look alike then
         name += "-" + short_digest([split.encode()])[:6]
+    return results_folder(model) / f"{name}.json"
+
+
+def results_folder(model: str) -> Path:
+    """Where all results of a model go: into its run, or below `results`."""
+    run = run_folder(model)
     local = Path(model).resolve().name if Path(model).exists() else model
-    return (run / "results" if run else Path("results", _plain(local))) / f"{name}.json"
+    return run / "results" if run else Path("results", _plain(local))
 
 
 def _plain(name: str) -> str:

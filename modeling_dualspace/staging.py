@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ class Staged:
         source: what a person named.
         synthetic: whether it comes of made-up features.
         notes: what its owner should know, one sentence each.
-        fingerprints: of the data sets it holds.
+        fingerprints: of what it holds: data sets, a model.
         places: where data sets are that it was measured on, by fingerprint.
     """
 
@@ -70,6 +70,10 @@ class Staged:
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
         return {name: _facts(found[name]) for name in sorted(found)}
 
+    def seal(self) -> None:
+        """All files are there, and what is asked of them from now on is of those."""
+        self.__dict__.pop("files", None)
+
     @property
     def digest(self) -> str:
         """Of names and content of all files: another release has another."""
@@ -86,6 +90,8 @@ class Kind:
         recognises: whether a folder is one.
         stage: fills `staged.folder`, which is empty, and says the rest in `staged`; it may look at what was staged
             before it.
+        looks: how a person tells one.
+        order: in which they are made: what a card names comes before it.
         takes: which of `license`, `data`, `card` and `carbon` can be said of it.
         refuses: why the others cannot.
         needs_path: whether there must be something on disk.
@@ -95,6 +101,8 @@ class Kind:
     repo_type: str
     recognises: Callable[[Path], bool]
     stage: Callable[[Item, Staged, Sequence[Staged]], None]
+    looks: str
+    order: int = 0
     takes: tuple[str, ...] = ()
     refuses: str = ""
     needs_path: bool = True
@@ -115,11 +123,6 @@ def write_text(path: Path, text: str) -> None:
     """A text, the same bytes on every system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def shown_size(facts: Mapping[str, FileFacts]) -> int:
-    """Bytes in all."""
-    return sum(one.size for one in facts.values())
 
 
 def _facts(path: Path) -> FileFacts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import constants, get_token
 
 from .hub_faults import without_secrets
+from .release_secrets import is_secret
 from .staging import Staged
 
 STRANGER = Path(__file__).with_name("stranger.py")
@@ -20,19 +21,19 @@ CACHES = re.compile(r"^(HF|HUGGING_?FACE|TRANSFORMERS)_.*(CACHE|HOME|OFFLINE|TOK
 """Variables by which a process would find what somebody downloaded before."""
 
 
-def verify(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]:
+def verify(staged: Sequence[Staged], *, commits: Mapping[str, str] | None = None) -> dict[str, list[str]]:
     """What was seen to be right, by repository; raises, saying what is not.
 
     Args:
         staged: what to look at.
-        on_hub: there, by its name; in its folder otherwise.
+        commits: of the repositories, to look at there; each is looked at in its folder otherwise.
     """
-    jobs = [_job(one, staged, on_hub) for one in staged]
+    jobs = [_job(one, staged, commits) for one in staged]
     with tempfile.TemporaryDirectory(prefix="dualspace-verify-", ignore_cleanup_errors=True) as home:
         file = Path(home, "jobs.json")
         file.write_text(json.dumps(jobs), encoding="utf-8")
         command = [sys.executable, "-P", str(STRANGER), str(file)]
-        online = on_hub or any(not Path(place).exists() for one in staged for place in one.places.values())
+        online = commits is not None or any(not Path(place).exists() for one in staged for place in one.places.values())
         environment = _environment(Path(home), online)
         try:
             done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=LIMIT)
@@ -51,15 +52,16 @@ def verify(staged: Sequence[Staged], *, on_hub: bool) -> dict[str, list[str]]:
     return {job["repo_id"]: job["done"] for job in jobs}
 
 
-def _job(one: Staged, everything: Sequence[Staged], on_hub: bool) -> dict[str, object]:
+def _job(one: Staged, everything: Sequence[Staged], commits: Mapping[str, str] | None) -> dict[str, object]:
     places = {name: str(Path(place).resolve()) if Path(place).exists() else place for name, place in one.places.items()}
-    for other in everything if on_hub else ():
+    for other in everything if commits is not None else ():
         places |= dict.fromkeys(set(other.fingerprints) & set(places), other.repo_id)
     return {
         "kind": one.kind,
         "repo_id": one.repo_id,
         "repo_type": one.repo_type,
-        "where": one.repo_id if on_hub else str(one.folder),
+        "where": one.repo_id if commits is not None else str(one.folder),
+        "revision": commits[one.repo_id] if commits is not None else None,
         "places": places,
         "done": [],
         "finished": False,
@@ -68,11 +70,11 @@ def _job(one: Staged, everything: Sequence[Staged], on_hub: bool) -> dict[str, o
 
 
 def _environment(home: Path, online: bool) -> Mapping[str, str]:
-    """That of this process, with caches of its own; the network only where it is needed."""
-    kept = {name: value for name, value in os.environ.items() if not CACHES.search(name)}
+    """That of this process, with caches of its own and nothing secret; network and token only where they are needed."""
+    kept = {name: value for name, value in os.environ.items() if not (CACHES.search(name) or is_secret(name))}
     kept |= {"HF_HOME": str(home / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     kept |= {"HF_ENDPOINT": constants.ENDPOINT, "HF_HUB_DISABLE_XET": "1" if constants.HF_HUB_DISABLE_XET else "0"}
+    if not online:
+        return kept | {"HF_HUB_OFFLINE": "1"}
     token = get_token()
-    if token:
-        kept["HF_TOKEN"] = token
-    return kept if online else kept | {"HF_HUB_OFFLINE": "1"}
+    return kept | {"HF_TOKEN": token} if token else kept

@@ -17,9 +17,11 @@ from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 
 from modeling_dualspace import hub_faults as client
+from modeling_dualspace import stranger
 from modeling_dualspace.console import exit_code
 from modeling_dualspace.files import MANIFEST, write_manifest
 from modeling_dualspace.hub import Hub, Pushed
+from modeling_dualspace.loading import is_public
 from modeling_dualspace.release_plan import Release
 from modeling_dualspace.staging import Staged
 
@@ -132,13 +134,13 @@ def test_a_push_is_one_commit_and_a_tag(kind, online, staged):
     commit = online.commits("me/thing", kind)[0][0]
     prefix = "" if kind == "model" else f"{kind}s/"
     tag = f"release-{one.digest[:8]}"
-    assert pushed == Pushed(f"{online.url}/{prefix}me/thing", commit, tag, True, True)
+    assert pushed == Pushed(f"{online.url}/{prefix}me/thing", commit, tag, True, True, False)
     assert held(online, repo_type=kind) == contents(one)
     assert titles(online, repo_type=kind) == [f"Release {one.digest[:8]}", "initial commit"]
     assert online.tags("me/thing", kind) == {tag: commit}
     tree = online.repository("me/thing", kind).at("main").tree
     assert tree["model.safetensors"].lfs and not tree["config.json"].lfs and ".gitattributes" in tree
-    assert online.repository("me/thing", kind).sdk == ("gradio" if kind == "space" else None)
+    assert online.repository("me/thing", kind).sdk == ("static" if kind == "space" else None)  # as its card says
 
 
 @pytest.mark.parametrize("tag", ["", "v1"])
@@ -149,7 +151,7 @@ def test_a_second_push_changes_nothing(tag, online, staged):
     for path in one.folder.rglob("*"):  # a day later, from a copy
         os.utime(path, (1, 1))
     hub.check([one], tag)
-    assert hub.push(one, tag) == Pushed(first.url, first.commit, first.tag, False, False)
+    assert hub.push(one, tag) == Pushed(first.url, first.commit, first.tag, False, False, False)
     assert written(online) == []
     assert len(online.commits("me/thing")) == 2 and len(online.tags("me/thing")) == 1
 
@@ -316,11 +318,11 @@ def test_what_is_public_does_not_become_private(online, staged):
 def test_an_organisation_of_mine_and_nobody_elses(online, staged):
     online.add_user("me", token=online.token, organisations=["lab"])
     hub = Hub()
-    hub.check([staged(repo_id="lab/thing")], "")
+    hub.check_names(["me/thing", "lab/thing"])
     hub.push(staged(repo_id="lab/thing"))
     assert held(online, "lab/thing") == contents(staged(repo_id="lab/thing"))
     with pytest.raises(ValueError, match="me may write to me, lab, not to other/thing: choose one of these, or log"):
-        hub.check([staged(repo_id="other/thing")], "")
+        hub.check_names(["lab/thing", "other/thing"])
 
 
 def _nobody(online, monkeypatch):
@@ -546,12 +548,12 @@ def test_a_collection_is_made_once_and_holds_each_thing_once(online, staged):
 # ---- a push that ends in the middle
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
 def test_a_push_that_ends_amid_its_uploads_goes_on_where_it_was(number, online, staged, monkeypatch):
     Hub().push(staged())
     large = {f"part-{index}.safetensors": bytes([index]) * 5000 for index in range(4)}
     one, former, uploads = staged(FIRST | large), held(online), []
-    carry_out, lock, started = online.carry_out, threading.Lock(), threading.Event()
+    carry_out, lock, started, told = online.carry_out, threading.Lock(), threading.Event(), threading.Event()
 
     def end_it(call, fault):
         if call.method == "PUT":
@@ -559,6 +561,7 @@ def test_a_push_that_ends_amid_its_uploads_goes_on_where_it_was(number, online, 
                 uploads.append(call.path)
             if len(uploads) == 3:
                 os.kill(child, number)
+                told.set()
             if len(uploads) >= 3:
                 started.wait(5)  # it is dead by then, or told
         return carry_out(call, fault) if call.method != "PUT" or len(uploads) < 3 else module.answer({}, 403)
@@ -573,9 +576,8 @@ def test_a_push_that_ends_amid_its_uploads_goes_on_where_it_was(number, online, 
             code = exit_code("dualspace", lambda: Hub().push(one) and 0)
         finally:
             os._exit(code)
-    while len(uploads) < 3:
-        time.sleep(0.005)
-    if number == signal.SIGINT:
+    if number == signal.SIGTERM:
+        assert told.wait(60)
         started.set()
     _, status = os.waitpid(child, 0)
     started.set()
@@ -642,3 +644,22 @@ def test_a_token_is_told_to_nobody(by, others, online, staged, monkeypatch, capl
 def test_a_secret_is_taken_out_of_what_a_hub_says(online):
     text = f"Bearer {online.token} at https://s3.example/x?X-Amz-Signature=abc&y=1 and http://h/p?q hf_{'y' * 30}."
     assert client.without_secrets(text) == "Bearer [token] at https://s3.example/x and http://h/p [token]."
+
+
+def test_what_is_public_is_so_for_anybody(online, staged):
+    Hub().push(staged())
+    assert is_public("me/thing", "model") and not is_public("me/thing", "dataset")
+    hidden = staged(repo_id="me/hidden")
+    hidden.private = True
+    assert Hub().push(hidden).private and not is_public("me/hidden", "model")
+
+
+def test_what_is_looked_at_is_the_commit_that_was_pushed(online, staged):
+    one = staged()
+    commit = Hub().push(one).commit
+    foreign_commit(online, README_md=b"---\nlicense: mit\n---\n# Somebody else\n")
+    job = {"where": "me/thing", "repo_type": "model", "repo_id": "me/thing", "revision": commit}
+    assert str(stranger._card(job)) == one.card and not stranger._is_latest(job)
+    assert list(stranger.blocks_without_package(job)) == [
+        "somebody has committed since: the Python in its card would load that, and is not run"
+    ]

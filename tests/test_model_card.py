@@ -52,7 +52,7 @@ def card(*measured, run=None, looks=1, own=None, **changes):
     rows = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]]
     values = {"repo_id": "me/toy", "license": "mit", "config": config(), "check": {"audio": rows, "visual": rows},
               "fingerprint": "a" * 16, "remote_code": True, "pictures": [], "carbon": None, "synthetic": False,
-              "private": False}  # fmt: skip
+              "init": ""}  # fmt: skip
     measured = measured or (Measured(result(), "toy"),)
     return render(values | changes, measured, run or Run(None), looks, own)
 
@@ -118,7 +118,7 @@ def test_folders_of_the_machine_are_in_no_line():
     recipe = {"name": "x", "data": {"path": "/home/ann/toy"}, "output": "/home/ann/runs/x", "init": "/home/ann/old",
               "checkpoint": {"keep": 3}, "train": {"epochs": 2, "trackers": ["wandb"], "features": "auto"}}  # fmt: skip
     run = SimpleNamespace(recipe=recipe, summary={}, seconds=None)
-    text = card(run=run)
+    text = card(run=run, init="old")
     assert "ann" not in re.sub("annotated", "", text)
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     assert shown == {"name": "x", "data": {"path": "toy"}, "init": "old", "train": {"epochs": 2}}

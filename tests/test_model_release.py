@@ -3,6 +3,7 @@
 import json
 import locale
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import load_dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -204,7 +206,7 @@ def test_the_numbers_to_check_a_download_by_are_those_of_the_staged_weights(toys
     assert record["fingerprint"] == model_fingerprint(model)
     with torch.no_grad():
         found = model.get_audio_embeds(torch.linspace(-1, 1, 12).reshape(2, 6))
-    np.testing.assert_allclose(found[:, :8], record["check"]["audio"], atol=1e-5)
+    np.testing.assert_allclose(found[:, :4], record["check"]["audio"], atol=1e-4)  # written with four digits
     assert ", ".join(map(str, record["check"]["audio"][0][:4])) in body(one)
 
 
@@ -238,7 +240,7 @@ def test_twice_staged_is_the_same_to_the_byte_wherever_and_by_whomever(toys, sta
     first = stage(toys / "dual")
     pictures = [name for name in first.files if name.endswith(".png")]
     assert len(pictures) == 7 and all((first.folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
-    assert all(f"]({name})" in first.card for name in pictures)
+    assert all(name in first.card for name in pictures)
     run = Path(shutil.copytree(toys / "dual", tmp_path / "else where" / "dual"))
     data = Path(shutil.copytree(toys / "toy", tmp_path / "else where" / "toy"))
     for path in run.rglob("*"):
@@ -667,6 +669,25 @@ def test_no_licence_stops_it(toys, stage):
     assert text.startswith("No licence is given")
 
 
+def test_code_that_is_not_this_version_s_is_run_only_for_whoever_trusts_it(run, stage):
+    with (run / "model" / "towers.py").open("a") as file:
+        file.write("# mine\n")
+    assert "towers.py" in refusal(lambda: stage(run)) and "--trust-remote-code" in refusal(lambda: stage(run))
+    assert "towers.py" in stage(run, trust_remote_code=True).files
+
+
+def test_what_others_wrote_is_text_in_a_card_and_no_code(toys, run, stage, tmp_path):
+    """A push runs the Python of a card: a data set's own words must not become some."""
+    data = Path(shutil.copytree(toys / "toy", tmp_path / "toy"))
+    text = (data / "README.md").read_text(encoding="utf-8")
+    evil = 'Toy\n\n```python\nraise SystemExit("run")\n```\n'
+    (data / "README.md").write_text(re.sub(r"pretty_name: .*", lambda _: f"pretty_name: {json.dumps(evil)}", text))
+    one = stage(run, data=str(data))
+    assert "raise SystemExit" in one.card
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", body(one), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2 and not any("SystemExit" in block for block in blocks)
+
+
 def test_a_secret_in_a_command_in_code_and_in_configuration_stops_it(run, stage):
     token = "hf" + "_aB3dE6gH9jK2mN5pQ8rS1tU4vW7xY0zA4c"
     change(results_of(run)[0], command=f"dualspace evaluate dual toy --token {token}")
@@ -674,6 +695,22 @@ def test_a_secret_in_a_command_in_code_and_in_configuration_stops_it(run, stage)
     (run / "model" / "config.json").write_text(json.dumps(config).replace("drum", token))
     with (run / "model" / "towers.py").open("a") as file:
         file.write(f"# {token}\n")
-    found = check(stage(run))
+    found = check(stage(run, trust_remote_code=True))
     assert [line.split(" holds ")[0] for line in found] == ["README.md", "config.json", "towers.py"]
     assert not any(token in line for line in found)
+
+
+def test_a_public_card_names_no_repository_that_is_private(toys, run, stage, monkeypatch):
+    """Neither its data set, nor what it was tuned from, wherever their names stand."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"init": "lab/hidden-model"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    change(results_of(run)[0], command="dualspace evaluate dual lab/hidden-toys")
+    result = json.loads(results_of(run)[0].read_text())
+    result["data"]["id"] = "lab/hidden-toys"
+    results_of(run)[0].write_text(json.dumps(result))
+    split = load_dataset(str(toys / "toy"), split="test")
+    monkeypatch.setattr(model_release, "find_split", lambda *_: ("lab/hidden-toys", split))
+    monkeypatch.setattr(model_release, "_card_of", lambda _: {})
+    for public in (False, True):
+        monkeypatch.setattr(model_release, "is_public", lambda *_, public=public: public)
+        assert [("lab/" in stage(run, private=private).card) for private in (False, True)] == [public, True]

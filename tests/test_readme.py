@@ -62,7 +62,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, script, reque
     assert names["scores"]["map"] > 0 and names["precisions"].shape == (300,)
     assert sum(names["sizes"]) == len(names["tensors"]["index"]) and len(names["pieces"]) == 5
     # And so do the commands, on what the code has made; releases go to a Hub on this machine, once one is needed.
-    monkeypatch.setattr(release, "verify", lambda staged, on_hub: {one.repo_id: [] for one in staged})
+    monkeypatch.setattr(release, "verify", lambda staged, commits=None: {one.repo_id: [] for one in staged})
     hub = None
     for line in [line for line in lines if line.startswith("dualspace ")]:
         words = shlex.split(line, comments=True)[1:]

@@ -52,8 +52,8 @@ def unseen(monkeypatch):
     """Whether each verification was of the Hub; none of them really happens."""
     looks: list[bool] = []
 
-    def look(staged, *, on_hub):
-        looks.append(on_hub)
+    def look(staged, *, commits=None):
+        looks.append(commits is not None)
         return {one.repo_id: ["looked at"] for one in staged}
 
     monkeypatch.setattr(release, "verify", look)
@@ -272,7 +272,7 @@ def test_a_secret_in_a_file_stays_here_and_is_not_repeated(place, online, unseen
 
 
 def test_nothing_is_uploaded_that_did_not_stand_the_trial(place, online, monkeypatch, capsys):
-    def find_it_wrong(staged, *, on_hub):
+    def find_it_wrong(staged, *, commits=None):
         raise ValueError("me/tiny-data: its rows are others.")
 
     monkeypatch.setattr(release, "verify", find_it_wrong)
@@ -282,8 +282,8 @@ def test_nothing_is_uploaded_that_did_not_stand_the_trial(place, online, monkeyp
 
 
 def test_what_is_wrong_on_the_hub_is_told_though_it_is_there(place, online, monkeypatch, capsys):
-    def find_it_wrong(staged, *, on_hub):
-        if on_hub:
+    def find_it_wrong(staged, *, commits=None):
+        if commits is not None:
             raise ValueError("me/tiny-data: its rows are others.")
         return {one.repo_id: [] for one in staged}
 
@@ -381,7 +381,7 @@ UNSEEN = """
 import sys
 from modeling_dualspace import release
 from modeling_dualspace.cli import main
-release.verify = lambda staged, on_hub: {one.repo_id: [] for one in staged}
+release.verify = lambda staged, commits=None: {one.repo_id: [] for one in staged}
 sys.exit(main(["push", "all.yaml", "me"]))
 """
 
@@ -409,7 +409,12 @@ def test_a_release_that_ends_amid_its_uploads_goes_on_where_it_was(
     command = [sys.executable, "-c", UNSEEN]
     environment = hub_environment(online, tmp_path / "other-home") | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs us may have ignored it
     ) as process:
         assert over.wait(90)
         out, err = process.communicate(timeout=60)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from modeling_dualspace.release_kinds import KINDS, kind_of
-from modeling_dualspace.staging import FileFacts, Staged, place, shown_size, write_text
+from modeling_dualspace.staging import FileFacts, Staged, place, write_text
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ def test_files_are_listed_by_their_names_in_the_repository_and_folders_are_not_f
     assert {name: facts.size for name, facts in one.files.items()} == {
         ".made-by-dualspace": 4, "a.txt": 2, "b/a/z.txt": 3, "b/c.txt": 1,
     }  # fmt: skip
-    assert shown_size(one.files) == 10 and shown_size({}) == 0
 
 
 def test_the_digest_is_of_names_and_content_and_of_nothing_else(staged):
@@ -148,7 +147,7 @@ def test_a_folder_is_known_by_what_lies_in_it(tmp_path, files, kind):
         (tmp_path / name).write_text("---\nconfigs: []\n---\n")
     assert kind_of(str(tmp_path)).name == kind and kind_of(str(tmp_path), kind).name == kind
     (tmp_path / files[0]).unlink()
-    with pytest.raises(ValueError, match=r"nothing that can be released: expected a run or a model.*data set.*metric"):
+    with pytest.raises(ValueError, match="nothing that can be released: expected a data set.*metric.*a run"):
         kind_of(str(tmp_path))
 
 

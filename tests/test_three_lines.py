@@ -58,7 +58,7 @@ def hub(tmp_path_factory, script):
         for name, value in {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
             patch.setattr(constants, name, value)
         patch.setenv("HF_TOKEN", hub.token)
-        patch.setattr(release, "verify", lambda staged, on_hub: {one.repo_id: [] for one in staged})
+        patch.setattr(release, "verify", lambda staged, commits=None: {one.repo_id: [] for one in staged})
         names = [name.split("/")[1] for name in (DATA, MODEL)]
         Path("two.yaml").write_text(
             f"items:\n- {{name: {names[0]}, path: vegas-features-synthetic}}\n- {{name: retrieval_map, kind: metric}}\n"

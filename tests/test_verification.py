@@ -32,7 +32,7 @@ def staged(tmp_path_factory) -> dict[str, Staged]:
         write_run(Path("runs", "tiny"), "tiny-data")
         Path("all.yaml").write_text(ITEMS)
 
-        def keep(made, *, on_hub):
+        def keep(made, *, commits=None):
             for one in made:
                 shutil.copytree(one.folder, place / "staged" / one.repo_id)
                 places = {name: str(place / "tiny-data") for name in one.places}
@@ -67,7 +67,7 @@ def here(monkeypatch, tmp_path):
 
     def look(one: Staged) -> list[str]:
         file = tmp_path / "jobs.json"
-        file.write_text(json.dumps([verification._job(one, [one], on_hub=False)]))
+        file.write_text(json.dumps([verification._job(one, [one], None)]))
         stranger.main(str(file))
         (job,) = json.loads(file.read_text())
         assert job["done"] or job["problems"], "nothing was looked at"
@@ -291,21 +291,21 @@ def test_code_that_needs_this_package_is_found_by_a_process_without_it(spoilt):
     """Together with a model that does not: nobody is blamed for another."""
     wrong = called(spoilt(MODEL, _needs_package), "me/wrong")
     with pytest.raises(ValueError, match="me/wrong: its code needs this package, and should stand alone") as caught:
-        verify([spoilt(MODEL, name="right"), wrong, spoilt(DATA, name="right")], on_hub=False)
+        verify([spoilt(MODEL, name="right"), wrong, spoilt(DATA, name="right")])
     assert MODEL not in str(caught.value) and DATA not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_code_that_needs_this_package_later_is_found(spoilt):
     with pytest.raises(ValueError, match="its code needs this package"):
-        verify([spoilt(MODEL, _needs_package_later)], on_hub=False)
+        verify([spoilt(MODEL, _needs_package_later)])
 
 
 @pytest.mark.slow
 def test_one_model_is_not_blamed_for_another(spoilt):
     good = called(spoilt(MODEL, name="right"), "me/good")
     with pytest.raises(ValueError, match="its code needs this package") as caught:
-        verify([spoilt(MODEL, _needs_package), good], on_hub=False)
+        verify([spoilt(MODEL, _needs_package), good])
     assert "me/good" not in str(caught.value)
 
 
@@ -336,13 +336,13 @@ def other_stranger(monkeypatch, tmp_path):
 def test_a_process_that_looked_at_nothing_saw_nothing(other_stranger, staged):
     other_stranger("")
     with pytest.raises((ValueError, RuntimeError)):
-        verify(list(staged.values()), on_hub=False)
+        verify(list(staged.values()))
 
 
 def test_a_process_that_dies_is_told_of(other_stranger, staged):
     other_stranger("sys.exit('Killed by a fly')")
     with pytest.raises(RuntimeError, match="ended with 1: Killed by a fly"):
-        verify(list(staged.values()), on_hub=False)
+        verify(list(staged.values()))
 
 
 def test_the_process_is_a_stranger(other_stranger, staged, monkeypatch, online, tmp_path):
@@ -355,17 +355,20 @@ def test_the_process_is_a_stranger(other_stranger, staged, monkeypatch, online, 
     caches = ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "XDG_CACHE_HOME", "TRANSFORMERS_CACHE")
     for name in (*caches, "HF_TOKEN_PATH"):
         monkeypatch.setenv(name, str(tmp_path / "ours"))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
     monkeypatch.delenv("HF_TOKEN")
     Path(constants.HF_TOKEN_PATH).parent.mkdir(parents=True, exist_ok=True)
     Path(constants.HF_TOKEN_PATH).write_text(online.token)
     assert get_token() == online.token
     for on_hub in (False, True):
-        assert verify(list(staged.values()), on_hub=on_hub) == {name: ["seen"] for name in staged}
+        commits = dict.fromkeys(staged, "0" * 40) if on_hub else None
+        assert verify(list(staged.values()), commits=commits) == {name: ["seen"] for name in staged}
         environment, arguments, folder, path = json.loads(told.read_text())
         assert str(tmp_path / "ours") not in environment.values()
         assert environment["HF_HOME"].startswith(folder) and environment["HF_ENDPOINT"] == online.url
         assert (environment.get("HF_HUB_OFFLINE") == "1") is not on_hub
-        assert environment["HF_TOKEN"] == online.token and online.token not in " ".join(arguments)
+        assert environment.get("HF_TOKEN") == (online.token if on_hub else None)
+        assert online.token not in " ".join(arguments) and "WANDB_API_KEY" not in environment
         assert not Path(folder).exists() and str(Path.cwd()) not in path[:1]
 
 
@@ -379,5 +382,5 @@ def test_what_it_says_holds_no_secret(code, other_stranger, staged, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", token)
     other_stranger(code)
     with pytest.raises((ValueError, RuntimeError)) as caught:
-        verify(list(staged.values()), on_hub=False)
+        verify(list(staged.values()))
     assert token not in str(caught.value) and "5ecre7" not in str(caught.value)
