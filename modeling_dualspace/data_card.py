@@ -1,11 +1,14 @@
 """The card of a data set: what `load_dataset` must know, in YAML, and what a person should, in prose and a figure."""
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import datasets
+import numpy
 from datasets import ClassLabel, DatasetInfo, List, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -99,6 +102,7 @@ def write_card(folder: Path, name: str, card: DataCard, configs: Sequence[Config
         "title": card.title,
         "license": card.license,
         "command": card.command,
+        "versions": f"Python {platform.python_version()}, datasets {datasets.__version__}, numpy {numpy.__version__}",
         "name": name,
         "kind": lambda column: " or ".join(dict.fromkeys(_kind(config.source.features[column]) for config in configs)),
         "meaning": lambda column: card.columns.get(column, MEANINGS.get(column, "")),

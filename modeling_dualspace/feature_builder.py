@@ -164,7 +164,7 @@ def _build(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> int:
 
 
 def _typed(builder: type[FeatureBuilder], arguments: argparse.Namespace) -> str:
-    """The command, but for the places of this machine: the same rows give the same card wherever they are built."""
+    """The command with all its settings, but for the places of this machine."""
     words = ["python", f"dataset_scripts/{Path(inspect.getsourcefile(builder) or '').name}"]
     for name, value in vars(arguments).items():
         flag = f"--{name.replace('_', '-')}"

@@ -114,8 +114,12 @@ def data_blocks(job: dict[str, Any]) -> Iterator[str]:
     """What the card of a data set loads, one by one: its Python may be anybody's, and is not run."""
     from datasets import load_dataset
 
-    for block in BLOCK.findall(_card(job).text):
-        for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+    for number, block in enumerate(BLOCK.findall(_card(job).text), start=1):
+        try:
+            nodes = list(ast.walk(ast.parse(block)))
+        except SyntaxError as error:
+            raise RuntimeError(f"block {number} of the Python in its card is none: {error}") from None
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
             words = [ast.literal_eval(word) for word in call.args] if ast.unparse(call.func) == "load_dataset" else []
             if words[:1] == [job["repo_id"]]:
                 more = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
