@@ -173,7 +173,7 @@ def _half(folder):
         (_unknown_data, "the data set with fingerprint ffff.* is not at hand"),
         (_block, "block 1 of the Python in its card does not run: ModuleNotFoundError: No module named 'nothing_like"),
         (_half, "block . of the Python in its card does not run"),
-        pytest.param(_no_figures, ""),
+        (_no_figures, "its card has no `model-index`"),
     ],
 )
 def test_a_model_that_is_wrong_is_found(change, words, spoilt, here):
@@ -233,16 +233,31 @@ def _description(folder):
     ("change", "words"),
     [
         (_row, "the rows of configuration default have the fingerprint .*, and its card says"),
-        (_fewer, "29|30"),
-        (_counts, "30|31"),
-        (_no_split, "validation|match"),
-        (_torn, "."),
-        (_description, "."),
+        (_fewer, "num_examples=29"),
+        (_counts, "num_examples=31"),
+        (_no_split, "the same data file format for all splits.*validation"),
+        (_torn, "(?i)parquet|generating the dataset"),
+        (_description, "the card of configuration default says no fingerprint"),
     ],
 )
 def test_a_data_set_that_is_wrong_is_found(change, words, spoilt, here):
     (problem,) = here(spoilt(DATA, change))
     assert re.search(words, problem), problem
+
+
+def test_what_streams_otherwise_than_it_loads_is_found(spoilt, monkeypatch):
+    """No file can be made to do so; a library could."""
+    one = spoilt(DATA, name="right")
+    load, job = datasets.load_dataset, verification._job(one, [one], None)
+    other = datasets.Dataset.from_list([{"clip_id": "another"}]).to_iterable_dataset()
+
+    def streaming_another(*words, streaming=False, **more):
+        found = load(*words, **more)
+        return dict.fromkeys(found, other) if streaming else found
+
+    monkeypatch.setattr(datasets, "load_dataset", streaming_another)
+    with pytest.raises(RuntimeError, match="streaming, the first row of train is another"):
+        list(stranger.data_by_load_dataset(job))
 
 
 # ---- the metric
@@ -263,7 +278,10 @@ def _compute(body):
     "body", ['return {"map": 0.5}', 'return {"map": float("nan")}', "return {}", "raise ValueError('never')"]
 )
 def test_a_metric_that_computes_something_else_is_found(body, spoilt, here):
-    assert here(spoilt(METRIC, _compute(body), name="metric"))
+    (problem,) = here(spoilt(METRIC, _compute(body), name="metric"))
+    assert re.search(
+        "it computes map (0.5|nan|None), and this package|never|does not run: KeyError|KeyError", problem
+    ), problem
 
 
 # ---- the process
