@@ -323,7 +323,7 @@ def npm_sees(tmp_path, needs_tool):
 
     def sees(hub, repositories) -> dict[str, dict]:
         folder.mkdir()
-        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "@huggingface/hub"]
+        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "@huggingface/hub@2"]
         subprocess.run(install, cwd=folder, check=True, capture_output=True)
         shutil.copy(ROOT / "tests" / "npm_client.mjs", folder)
         named = [{"type": kind, "name": name} for kind, name in repositories]
