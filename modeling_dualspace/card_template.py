@@ -93,5 +93,23 @@ def plain_command(command: str) -> str:
     return shlex.join(map(_without_place, words))
 
 
+def renamed(command: str, names: Mapping[str, str]) -> str:
+    """A command in which whole words, or what stands behind their `=`, are called otherwise.
+
+    Example:
+        ```python
+        >>> renamed("dualspace evaluate toy-model toy init=toy", {"toy": "me/toy"})
+        'dualspace evaluate toy-model me/toy init=me/toy'
+
+        ```
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote that is never closed
+        return command
+    parts = [word.rpartition("=") for word in words]
+    return shlex.join(key + equals + names.get(value, value) for key, equals, value in parts)
+
+
 def _without_place(word: str) -> str:
     return PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], word)

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import EntryNotFoundError
 
-from .card_template import plain
+from .card_template import plain, renamed
 from .evaluation import seen_by, split_names
 from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
@@ -138,7 +138,8 @@ def _measured(
             f"{item.path} was trained on {data['split']} of {data['id']}: a card shows no figure of those clips."
         )
     shown = repo_id or Path(data["id"] if released else found).resolve().name
-    command = str(result["command"]).replace(data["id"], shown)  # a card calls it by one name
+    names = {data["id"]: shown, str((run.recipe or {}).get("init") or ""): _init(run, staged)}  # as the card calls them
+    command = renamed(str(result["command"]), names)
     return Measured(
         plain(result | {"command": command, "data": data | {"id": shown}}),
         plain(shown),

@@ -116,5 +116,6 @@ def repo_id_of(name: str) -> str:
     except HFValidationError:
         valid = False
     if not valid:
-        raise ValueError(f"A repository is called like me/dualspace-vegas, of letters, digits, -, _ and ., got {name}.")
+        came = " ".join(name.split())
+        raise ValueError(f"A repository is called like me/dualspace-vegas, of letters, digits, -, _ and ., got {came}.")
     return name

@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 for cache in ("HF_DATASETS_CACHE", "HF_METRICS_CACHE"):  # nor may it fill the caches of whoever runs it
     if cache not in os.environ:
@@ -29,7 +30,7 @@ from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers.utils import logging
 
-from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
+from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel, hub_faults
 from modeling_dualspace.recipe import recipe_from
 from modeling_dualspace.training_data import TrainingData
 
@@ -333,3 +334,16 @@ def npm_sees(tmp_path, needs_tool):
         return json.loads(told.stdout)
 
     return sees
+
+
+@pytest.fixture
+def naps(monkeypatch) -> list[float]:
+    """How long the Hub's clients waited before they tried again, had they not been hurried."""
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    slept: list[float] = []
+    clock = SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
+    for module in (hub_faults, _http, file_download):
+        monkeypatch.setattr(module, "time", clock)
+    return slept

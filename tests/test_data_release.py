@@ -9,6 +9,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
+from tiny_release import refusal
 
 from modeling_dualspace.data_card import DataCard
 from modeling_dualspace.data_release import is_data_set, stage_data_set
@@ -66,14 +67,6 @@ def stage(tmp_path_factory):
         return one
 
     return of
-
-
-def refusal(call):
-    with pytest.raises(ValueError) as caught:
-        call()
-    text = str(caught.value)
-    assert text.endswith(".") and "\n" not in text
-    return text
 
 
 def head(text):

@@ -7,13 +7,11 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import HfApi, constants, file_download
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 
 from modeling_dualspace import hub_faults as client
@@ -56,14 +54,9 @@ HOW = {
 
 
 @pytest.fixture(autouse=True)
-def naps(monkeypatch):
-    """How long the client waited before it tried again, had it not been hurried."""
-    slept: list[float] = []
-    clock = SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
-    for module in (client, _http, file_download):
-        monkeypatch.setattr(module, "time", clock)
+def _hurried(naps):
     disable_progress_bars()
-    yield slept
+    yield
     enable_progress_bars()
 
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,7 +23,6 @@ from huggingface_hub import (
     HfApi,
     RepoCard,
     constants,
-    file_download,
     get_token,
     hf_hub_download,
     list_repo_files,
@@ -37,7 +35,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from transformers import BertConfig, BertModel
 
 KINDS = ("model", "dataset", "space")
@@ -57,16 +55,6 @@ def _undone():
 
 def _pytest_says() -> dict[str, str]:
     return {"PYTEST_CURRENT_TEST": os.environ["PYTEST_CURRENT_TEST"].replace("teardown", "setup")}
-
-
-@pytest.fixture
-def naps(monkeypatch):
-    """How long huggingface_hub waited before it tried again, had it not been hurried."""
-    slept = []
-    clock = SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
-    for module in (_http, file_download):
-        monkeypatch.setattr(module, "time", clock)
-    return slept
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import locale
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +17,7 @@ import yaml
 from datasets import load_dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from tiny_release import refusal
 from transformers import AutoModel
 
 from modeling_dualspace import model_release
@@ -126,14 +129,6 @@ def stage(tmp_path_factory):
         return one
 
     return of
-
-
-def refusal(call):
-    with pytest.raises(ValueError) as caught:
-        call()
-    text = str(caught.value)
-    assert text.endswith(".") and "\n" not in text
-    return text
 
 
 def results_of(run):
@@ -704,7 +699,7 @@ def test_a_public_card_names_no_repository_that_is_private(toys, run, stage, mon
     """Neither its data set, nor what it was tuned from, wherever their names stand."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"init": "lab/hidden-model"}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    change(results_of(run)[0], command="dualspace evaluate dual lab/hidden-toys")
+    change(results_of(run)[0], command="dualspace train x init=lab/hidden-model data.path=lab/hidden-toys")
     result = json.loads(results_of(run)[0].read_text())
     result["data"]["id"] = "lab/hidden-toys"
     results_of(run)[0].write_text(json.dumps(result))
@@ -714,3 +709,28 @@ def test_a_public_card_names_no_repository_that_is_private(toys, run, stage, mon
     for public in (False, True):
         monkeypatch.setattr(model_release, "is_public", lambda *_, public=public: public)
         assert [("lab/" in stage(run, private=private).card) for private in (False, True)] == [public, True]
+
+
+STAGED = """
+import sys
+from pathlib import Path
+from modeling_dualspace.model_release import stage_model
+from modeling_dualspace.release_plan import Item
+from modeling_dualspace.staging import Staged
+one = Staged("model", "me/toy-model", "model", Path(sys.argv[2]))
+stage_model(Item(name="me/toy-model", path=sys.argv[1], license="mit"), one, ())
+print(one.digest)
+"""
+
+
+@pytest.mark.slow
+def test_another_processor_makes_the_same_bytes(toys, tmp_path):
+    digests = set()
+    for capability in ("default", "avx2"):
+        (tmp_path / capability).mkdir()
+        command = [sys.executable, "-c", STAGED, str(toys / "dual"), str(tmp_path / capability)]
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=toys)
+        assert done.returncode == 0, done.stderr[-2000:]
+        digests.add(done.stdout)
+    assert len(digests) == 1

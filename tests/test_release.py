@@ -8,20 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from datasets import load_dataset
-from huggingface_hub import HfFileSystem, constants, file_download, snapshot_download
-from huggingface_hub.utils import _http
+from huggingface_hub import HfFileSystem, constants, snapshot_download
 from tiny_release import ITEMS, THINGS, clips, write_data, write_run
 from transformers import AutoModel
 
-from modeling_dualspace import hub_faults as client
 from modeling_dualspace import release, verification
 from modeling_dualspace.cli import main
 
@@ -58,16 +54,6 @@ def unseen(monkeypatch):
 
     monkeypatch.setattr(release, "verify", look)
     return looks
-
-
-@pytest.fixture
-def naps(monkeypatch):
-    """How long the clients waited before they tried again, had they not been hurried."""
-    slept: list[float] = []
-    clock = SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
-    for module in (client, _http, file_download):
-        monkeypatch.setattr(module, "time", clock)
-    return slept
 
 
 def written(hub) -> list[str]:

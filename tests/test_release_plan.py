@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_release import refusal
 
 from modeling_dualspace.release import push
 from modeling_dualspace.release_plan import find_release, known_releases, load_release, repo_id_of, single
@@ -20,15 +21,6 @@ def write(tmp_path, monkeypatch):
         return tmp_path / name
 
     return to
-
-
-def refusal(call):
-    """The one line in which it is refused."""
-    with pytest.raises(ValueError) as caught:
-        call()
-    text = str(caught.value)
-    assert text.endswith((".", "?")) and "Error" not in text
-    return text
 
 
 @pytest.fixture

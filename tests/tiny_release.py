@@ -1,8 +1,9 @@
-"""A tiny run, its data set and a release of both, for the tests of releases."""
+"""A tiny run, its data set and a release of both, and how a refusal reads, for the tests of releases."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel
@@ -61,3 +62,12 @@ def write_run(folder: Path, data: str, seed: int = 0) -> Path:
     model.save_pretrained(folder / "model")
     assert main(["evaluate", str(folder), data]) == 0
     return folder
+
+
+def refusal(call) -> str:
+    """The one line in which something is refused."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    text = str(caught.value)
+    assert text.endswith((".", "?")) and "\n" not in text and "Error" not in text
+    return text
