@@ -30,7 +30,11 @@ class Scene:
         self.columns = (np.arange(width, dtype=np.float32) + 0.5) / height
         self.rows = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
         self.sound = np.zeros(len(self.sample_time))
-        self.picture = np.tile(self._colour(ground)[:, None, None, None], (frames, height, width))
+        still = np.tile(self._colour(ground)[:, None, None, None], (1, height, width))
+        for _ in range(3):  # a blotchy ground
+            blotch = np.cos(rng.uniform(-9, 9) * self.columns + rng.uniform(-9, 9) * self.rows + rng.uniform(0, 6.3))
+            still += (rng.uniform(-0.06, 0.06, (3, 1, 1, 1)) * blotch).astype(np.float32)
+        self.picture = np.repeat(still, frames, axis=1)
         self._draw_surroundings(ground)
 
     def _colour(self, brightness: float) -> Array:
@@ -38,11 +42,8 @@ class Scene:
         return np.clip(brightness % 1 + tint - tint.mean(), 0.02, 0.98).astype(np.float32)
 
     def _draw_surroundings(self, ground: float) -> None:
-        """A blotchy ground, and shapes that belong to no class and keep their own time."""
+        """Shapes that belong to no class and keep their own time."""
         uniform = self.rng.uniform
-        for _ in range(3):
-            blotch = np.cos(uniform(-9, 9) * self.columns + uniform(-9, 9) * self.rows + uniform(0, 6.3))
-            self.picture += (uniform(-0.06, 0.06, (3, 1, 1, 1)) * blotch).astype(np.float32)
         for _ in range(self.rng.integers(1, 5)):
             swing = uniform(0, 0.15) * np.sin(uniform(0.5, 9) * self.time)
             x, y = uniform(0, self.wide) + swing, uniform(0, 1) + uniform(-1, 1) * swing
@@ -83,11 +84,17 @@ class Scene:
         )
         angle, length = np.arctan2(y1 - y0, x1 - x0), np.hypot(y1 - y0, x1 - x0) + 1e-6
         x, y = self.columns[columns] - x0, self.rows[rows] - y0
-        along, aside = x * np.cos(angle) + y * np.sin(angle), np.abs(x * np.sin(angle) - y * np.cos(angle))
-        beyond, within = np.abs(along - length / 2) - length / 2, np.clip(along, 0, length)
-        thickness = r0 + within / length * (r1 - r0)
-        cut, round_ = np.maximum(aside - thickness, beyond), np.hypot(aside, np.maximum(beyond, 0)) - thickness
-        self.fill(cut if flat else round_, colour, alpha, rows, columns)
+        if angle.any():
+            along, aside = x * np.cos(angle) + y * np.sin(angle), np.abs(x * np.sin(angle) - y * np.cos(angle))
+        else:  # level, as discs are: the same numbers from one axis each, with far less work
+            along, aside = x, np.abs(y)
+        beyond = np.abs(along - length / 2) - length / 2
+        thickness = r0 if (r0 == r1).all() else r0 + np.clip(along, 0, length) / length * (r1 - r0)
+        if flat:
+            distance = np.maximum(aside - thickness, beyond)
+        else:
+            distance = np.hypot(aside, np.maximum(beyond, 0)) - thickness
+        self.fill(distance, colour, alpha, rows, columns)
 
     def disc(self, x, y, radius, colour: Array, alpha: ArrayLike = 1) -> None:
         """A stroke of no length."""
@@ -138,8 +145,10 @@ class Scene:
     def finish(self) -> tuple[Array, Array]:
         """Frames and samples, with what a camera, a room and a microphone add."""
         uniform, picture, sound = self.rng.uniform, self.picture, self.sound
-        picture += uniform(0, 0.06) * self.rng.standard_normal(picture.shape[1:], dtype=np.float32)
-        frames = (np.clip(picture * uniform(0.75, 1.1), 0, 1) * 255).astype(np.uint8).transpose(1, 2, 3, 0)
+        grain = uniform(0, 0.06) * self.rng.standard_normal(picture.shape[1:], dtype=np.float32)
+        exposure, frames = uniform(0.75, 1.1), np.empty((*picture.shape[1:], 3), np.uint8)
+        for channel, plane in enumerate(picture):
+            frames[..., channel] = np.clip((plane + grain) * exposure, 0, 1) * 255
         echo = int(uniform(0.04, 0.2) * SAMPLE_RATE)
         sound[echo:] += uniform(0, 0.4) * sound[:-echo].copy()
         sound = sound / (np.abs(sound).max() + 1e-9) + self.hiss(20, 8000, uniform(0, 2)) * 10 ** uniform(-2.2, -1.2)

@@ -3,9 +3,12 @@
 import csv
 import importlib.util
 import io
+import math
+import os
 import re
 import shlex
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,20 +17,23 @@ import numpy as np
 import pytest
 import yaml
 
+from modeling_dualspace import sample_clips
+from modeling_dualspace.sample_clips import SPLITS, write_clip, write_clips
+from modeling_dualspace.sample_scenes import CLASSES, render_clip
+from modeling_dualspace.scene import Scene
+
 ROOT = Path(__file__).parent.parent
 
 
 def load_script():
-    """The script as a module; dataclasses look for theirs in `sys.modules`."""
-    spec = importlib.util.spec_from_file_location("sample_clips", ROOT / "dataset_scripts" / "sample_clips.py")
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("sample_clips_script", ROOT / "dataset_scripts" / "sample_clips.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-sample_clips = load_script()
-CLASSES, render_clip, write_clip = sample_clips.CLASSES, sample_clips.render_clip, sample_clips.write_clip
+main = load_script().main
 TINY = {"size": (64, 48), "seconds": 1.0}
 
 
@@ -35,7 +41,7 @@ TINY = {"size": (64, 48), "seconds": 1.0}
 def folder(tmp_path_factory):
     """Three clips a class, made by the command."""
     out = tmp_path_factory.mktemp("made") / "clips-synthetic"
-    assert sample_clips.main(["--out", str(out), "--clips-per-class", "3", "--seconds", "0.5"]) == 0
+    assert main(["--out", str(out), "--clips-per-class", "3", "--seconds", "0.5"]) == 0
     return out
 
 
@@ -84,18 +90,32 @@ def test_with_three_clips_a_class_every_split_has_every_class(folder):
 
 
 def test_of_ten_clips_a_class_eight_are_trained_on():
-    assert Counter(sample_clips.SPLITS) == {"train": 8, "validation": 1, "test": 1}
+    assert Counter(SPLITS) == {"train": 8, "validation": 1, "test": 1}
 
 
 def test_the_command_in_the_readme_makes_the_same_bytes(folder, tmp_path, monkeypatch):
     command = re.search(r"^ {4}(python .+)$", (folder / "README.md").read_text(), re.MULTILINE)[1]
     monkeypatch.chdir(tmp_path)
-    assert sample_clips.main(shlex.split(command)[2:]) == 0
+    assert main(shlex.split(command)[2:]) == 0
     assert files_of(tmp_path / folder.name) == files_of(folder)
 
 
+def test_clips_made_at_once_are_those_made_one_after_another(folder, tmp_path):
+    for row in rows_of(folder):
+        number = int(row["file_name"][-8:-4])
+        write_clip(tmp_path / "clip.mp4", render_clip(row["label"], (0, number), 0.5))
+        assert (tmp_path / "clip.mp4").read_bytes() == (folder / row["file_name"]).read_bytes(), row
+
+
+def test_the_number_of_processors_changes_no_byte(folder, tmp_path, monkeypatch):
+    for count in (1, 4):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        write_clips(tmp_path / folder.name, 3, 0.5, 0, overwrite=True, progress=False)
+        assert files_of(tmp_path / folder.name) == files_of(folder)
+
+
 def test_more_clips_leave_the_first_ones_as_they_are(folder, tmp_path):
-    assert sample_clips.main(["--out", str(tmp_path / "one"), "--clips-per-class", "1", "--seconds", "0.5"]) == 0
+    assert main(["--out", str(tmp_path / "one"), "--clips-per-class", "1", "--seconds", "0.5"]) == 0
     fewer, more = files_of(tmp_path / "one"), files_of(folder)
     assert all(more[name] == content for name, content in fewer.items() if name.endswith(".mp4"))
     assert all(row in rows_of(folder) for row in rows_of(tmp_path / "one"))
@@ -198,6 +218,35 @@ def test_the_sound_of_no_clip_is_silent_or_clipped(name, many):
         assert np.sqrt((clip.samples**2).mean()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("end", "radii", "flat"),
+    [
+        ((0.6, 0.5), (0.2, 0.2), False),
+        ((0.9, 0.5), (0.1, 0.1), True),
+        ((0.9, 0.5), (0.05, 0.2), False),
+        ((0.8, 0.8), (0.1, 0.1), False),
+        ((0.3, 0.6), (0.05, 0.15), True),
+    ],
+    ids=["disc", "level", "level and wider", "slanting", "slanting and wider"],
+)
+def test_a_shape_covers_what_is_nearer_to_its_line_than_its_radius(end, radii, flat):
+    scene = Scene(np.random.default_rng(0), 0.5, (64, 48), 4)
+    scene.picture[:] = 0
+    scene.stroke((0.6, 0.5), end, radii, np.ones(3), flat=flat)
+    run, fall = end[0] - 0.6, end[1] - 0.5
+    length = math.hypot(run, fall) + 1e-6
+    for row, column in np.ndindex(48, 64):
+        x, y = (column + 0.5) / 48 - 0.6, (row + 0.5) / 48 - 0.5
+        along, aside = (x * run + y * fall) / length, abs(x * fall - y * run) / length
+        if run == fall == 0:
+            along, aside = x, abs(y)
+        beyond = max(-along, along - length)
+        radius = radii[0] + min(max(along / length, 0), 1) * (radii[1] - radii[0])
+        distance = max(aside - radius, beyond) if flat else math.hypot(aside, max(beyond, 0)) - radius
+        expected = min(max(0.5 - distance * 48, 0), 1)
+        assert scene.picture[:, :, row, column] == pytest.approx(expected, abs=1e-3)
+
+
 # How hard they are.
 
 
@@ -287,7 +336,7 @@ def test_what_looks_big_sounds_low():
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_leave_nothing(arguments, sentence, tmp_path, capsys):
-    assert sample_clips.main(["--out", str(tmp_path / "out"), *arguments]) == 1
+    assert main(["--out", str(tmp_path / "out"), *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
     assert list(tmp_path.iterdir()) == []
@@ -295,21 +344,38 @@ def test_wrong_arguments_are_one_sentence_and_leave_nothing(arguments, sentence,
 
 def test_a_folder_that_is_there_is_refused_unless_it_may_be_overwritten(tmp_path, capsys):
     arguments = ["--out", str(tmp_path / "out"), "--clips-per-class", "1", "--seconds", "0.5"]
-    assert sample_clips.main(arguments) == 0
+    assert main(arguments) == 0
     (tmp_path / "out" / "stray.txt").touch()
-    assert sample_clips.main(arguments) == 1
+    assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "exists already" in line and "--overwrite" in line
-    assert sample_clips.main([*arguments, "--overwrite"]) == 1
+    assert main([*arguments, "--overwrite"]) == 1
     assert "stray.txt was put there" in capsys.readouterr().err
     (tmp_path / "out" / "stray.txt").unlink()
-    assert sample_clips.main([*arguments, "--overwrite", "--seed", "1"]) == 0
+    assert main([*arguments, "--overwrite", "--seed", "1"]) == 0
     assert "--seed 1" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_after_a_clip_that_fails_no_more_are_begun(tmp_path, monkeypatch):
+    begun = []
+
+    def render(name, seed, seconds):
+        begun.append((name, seed))
+        if len(begun) == 1:
+            raise ValueError("no more paint")
+        time.sleep(0.05)
+        return render_clip(name, seed, seconds, size=(16, 16))
+
+    monkeypatch.setattr(sample_clips, "render_clip", render)
+    with pytest.raises(ValueError, match="no more paint"):
+        write_clips(tmp_path / "out", 10, 0.5, 0, progress=False)
+    assert len(begun) < 50
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_av_one_sentence_names_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
-    assert sample_clips.main(["--out", str(tmp_path / "out")]) == 1
+    assert main(["--out", str(tmp_path / "out")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'dualspace[media]'" in line
 
