@@ -1,11 +1,11 @@
 """DualSpace: finds video by sound and sound by video.
 
-Importing the package makes `AutoConfig` and `AutoModel` know its models.
+Importing the package makes `AutoConfig`, `AutoModel` and `AutoProcessor` know its models.
 """
 
 __version__ = "0.1.0"
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .cca import CanonicalLayer, Directions, canonical_directions, whitening
 from .configuration_dualspace import CrossModalConfig, DualSubspaceConfig
@@ -15,9 +15,11 @@ from .modeling_crossmodal import CrossModalModel, CrossModalOutput
 from .modeling_dualspace import DualSubspaceModel
 from .moments import ColumnMoments
 from .pair_moments import Covariances, PairMoments
+from .processing_dualspace import DualSubspaceProcessor
 
 AutoConfig.register(DualSubspaceConfig.model_type, DualSubspaceConfig, exist_ok=True)
 AutoModel.register(DualSubspaceConfig, DualSubspaceModel, exist_ok=True)
+AutoProcessor.register(DualSubspaceConfig, DualSubspaceProcessor, exist_ok=True)
 
 __all__ = [
     "CanonicalLayer",
@@ -29,6 +31,7 @@ __all__ = [
     "Directions",
     "DualSubspaceConfig",
     "DualSubspaceModel",
+    "DualSubspaceProcessor",
     "PairMoments",
     "canonical_correlation",
     "canonical_directions",

@@ -1,7 +1,7 @@
 """The command `dualspace`.
 
-Exit codes: 0 done, 1 failed, 2 wrong use. A failure is one sentence on stderr, never a traceback; tables and JSON go to
-stdout, progress to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 finished with bad clips listed. A failure is one sentence on stderr, never
+a traceback; tables and JSON go to stdout, progress to stderr.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .console import exit_code, quiet, sentence
+from .console import StoppedError, exit_code, quiet, sentence
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dualspace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_extract(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
@@ -80,6 +81,75 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_extract(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "extract",
+        help="turn a folder of films into a data set of features",
+        description="Reads every film once, and writes a data set that `dualspace train` and `load_dataset` take: one "
+        "vector of its sound and one of its pictures a clip. What is interrupted goes on by the same command. A clip "
+        "that cannot be used is listed in skipped.csv with its reason, and the exit code is then 3. Runs on a GPU "
+        "where there is one, and on several processes under `accelerate launch training/extract.py ...`, `accelerate "
+        "launch -m modeling_dualspace extract ...` or torchrun; the launcher's exit code is then its own.",
+    )
+    command.add_argument(
+        "source",
+        metavar="FOLDER",
+        help="films: <class>/*.mp4, a flat folder, or a list that ends in .csv or .jsonl with path, label, split",
+    )
+    command.add_argument("--out", type=Path, required=True, help="the data set's folder, made anew")
+    backbone = "%s, a folder with a model of transformers, or its id on the Hub [%%(default)s]"
+    command.add_argument("--audio", default="logmel", help=backbone % "logmel")
+    command.add_argument("--visual", default="thumbnail", help=backbone % "thumbnail")
+    command.add_argument("--fps", type=float, help="frames a second [as the visual backbone has it, mostly 1]")
+    command.add_argument("--window", type=float, metavar="S", help="cut films into clips of so many seconds [whole]")
+    command.add_argument("--hop", type=float, metavar="S", help="from one window to the next [as long as a window]")
+    command.add_argument("--keep-unpaired", action="store_true", help="keep clips without sound or without pictures")
+    command.add_argument("--license", default="unknown", help="of the features, as the Hub calls it [%(default)s]")
+    command.add_argument("--max-seconds", type=float, metavar="S", help="skip films that last longer [none]")
+    command.add_argument("--max-bytes", type=_positive, metavar="N", help="skip larger files [none]")
+    command.add_argument(
+        "--max-pixels", type=_positive, metavar="N", default=36_000_000, help="skip larger frames [%(default)s]"
+    )
+    command.add_argument("--batch-size", type=_positive, default=64, help="units embedded at a time [%(default)s]")
+    command.add_argument("--workers", type=_positive, help="films read at once [one a core]")
+    command.add_argument("--device", help="where networks run: cpu, cuda, cuda:1, mps [the best there is]")
+    command.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="in which they compute [float32 on a CPU]"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a data set that was made this way")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=_extract)
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    return _together(lambda state: _extract_there(arguments, state))
+
+
+def _extract_there(arguments: argparse.Namespace, state: "PartialState") -> int:
+    from .extraction import extract, render
+    from .media import Limits
+
+    names = ("audio", "visual", "fps", "window", "hop", "batch_size", "workers", "device", "dtype", "keep_unpaired")
+    settings = {name: getattr(arguments, name) for name in (*names, "license", "overwrite", "command")}
+    limits = Limits(arguments.max_seconds, arguments.max_bytes, arguments.max_pixels)
+    try:
+        with quiet(all_warnings=not state.is_main_process):
+            found = extract(arguments.source, arguments.out, limits=limits, **settings)
+    except StoppedError as stopped:
+        return _stopped(stopped, state)
+    if not state.is_main_process:
+        return 0
+    print(json.dumps(found) if arguments.json else render(found))
+    # A launcher of several processes takes any code but 0 for a crash.
+    return 3 if found["skipped"] and state.num_processes == 1 else 0
+
+
+def _stopped(stopped: StoppedError, state: "PartialState") -> int:
+    if state.is_main_process:
+        print(f"dualspace: {stopped}", file=sys.stderr)
+    return 128 + stopped.signal
+
+
 def _add_train(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "train",
@@ -108,7 +178,6 @@ def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
     from .distributed import agreed
     from .recipe import load_recipe
     from .training_grid import train_recipe
-    from .training_progress import StoppedError
     from .training_report import render
 
     recipe = agreed(lambda: load_recipe(arguments.recipe, arguments.overrides))
@@ -122,9 +191,7 @@ def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
                 command=arguments.command,
             )
     except StoppedError as stopped:
-        if state.is_main_process:
-            print(f"dualspace: {stopped}", file=sys.stderr)
-        return 128 + stopped.signal
+        return _stopped(stopped, state)
     if state.is_main_process:
         print(json.dumps(outcome) if arguments.json else render(outcome, recipe))
     return 0

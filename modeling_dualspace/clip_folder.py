@@ -148,7 +148,8 @@ def _from_folder(folder: Path, scan: _Scan) -> tuple[list[Entry], list[str]]:
         name = nfc(film)
         above = name.split("/")[:-1]
         split = SPLIT_NAMES[above.pop(0).lower()] if by_split and above else ""
-        entries.append(Entry(Clip(name, folder / film, name, split, above[0] if above else None), name, ascii(film)))
+        clip = Clip(name, folder / film, name, split, above[0] if above else None, name=name)
+        entries.append(Entry(clip, name, ascii(film)))
     return entries, notes
 
 

@@ -104,7 +104,7 @@ def _entry(row: _Row, folder: Path, where: str) -> Entry:
         raise ValueError(f"{where}: `split` must be one of {', '.join(SPLIT_NAMES)}, or empty, got {split!r}.")
     clip_id, film = texts["clip_id"] or name + fragment(start, end), texts["film"] or name
     labels = _labels(row.get("labels"), where)
-    clip = Clip(clip_id, folder / relative, film, SPLIT_NAMES.get(split, ""), texts["label"], labels, start, end)
+    clip = Clip(clip_id, folder / relative, film, SPLIT_NAMES.get(split, ""), texts["label"], labels, start, end, name)
     return Entry(clip, name, where)
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .files import printable
@@ -26,6 +26,8 @@ class Clip:
     labels: tuple[str, ...] | None = None  # where a list has the column `labels`
     start: float | None = None  # seconds of the film
     end: float | None = None  # None is where the film ends
+
+    name: str = field(default="", compare=False)  # the film's path relative to the folder or the list
 
     @property
     def classes(self) -> tuple[str, ...]:

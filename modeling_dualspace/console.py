@@ -78,6 +78,19 @@ def quiet(*, all_warnings: bool = False) -> Iterator[None]:
                 library.enable_progress_bar()
 
 
+class StoppedError(Exception):
+    """Somebody asked for it, and what was done is kept.
+
+    Args:
+        signal: by which they asked.
+        message: where it stands.
+    """
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 class Stop:
     """Whether somebody asked this process to stop, and by which signal."""
 

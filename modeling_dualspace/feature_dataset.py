@@ -43,6 +43,7 @@ def write_dataset(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
+    extras: Mapping[str, bytes] | None = None,
 ) -> dict[str, Description]:
     """Writes a Hub-layout folder: Parquet shards, and a card that declares and describes them.
 
@@ -57,14 +58,14 @@ def write_dataset(
         overwrite: replace a former data set.
         shard_bytes: features of one file, before compression.
         progress: show a bar on stderr.
+        extras: further files of the folder, by name.
 
     Returns:
         What each configuration's `ds.info.description` will say.
     """
     if len({source.name for source in sources}) < len(sources) or not sources:
         raise ValueError(f"Configurations need different names, got {[source.name for source in sources]}.")
-    if glob.has_magic(Path(out).resolve().name):
-        raise ValueError(f"`load_dataset` takes a name with any of * ? [ ] for a pattern: call {out} otherwise.")
+    check_name(out)
     with atomic_folder(out, overwrite=overwrite) as folder:
         parts = _parts_of(sources)
         lengths = [source.lengths.get(part) for part, source in parts.items()]
@@ -73,8 +74,16 @@ def write_dataset(
             written = {part: write_part(folder, part, source, shard_bytes, bar) for part, source in parts.items()}
         settle_bad_rows({str(name) for part in written.values() for name in part.dropped}, drop_bad_rows)
         facts = [facts_of(folder, source, written) for source in sources]
+        for name, content in (extras or {}).items():
+            (folder / name).write_bytes(content)
         write_card(folder, Path(out).resolve().name, card, facts)
     return {fact.name: fact.description for fact in facts}
+
+
+def check_name(out: str | Path) -> None:
+    """Raises where a folder of that name could not be loaded."""
+    if glob.has_magic(Path(out).resolve().name):
+        raise ValueError(f"`load_dataset` takes a name with any of * ? [ ] for a pattern: call {out} otherwise.")
 
 
 def _parts_of(sources: Sequence[FeatureSource]) -> dict[str, FeatureSource]:

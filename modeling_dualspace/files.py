@@ -109,7 +109,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     out = Path(out).resolve()  # through a link: the folder is replaced, not the link
     if printable(str(out)) != str(out):
         raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another name.")
-    _check_place(out, overwrite)
+    check_folder(out, overwrite)
     made = [folder for folder in out.parents if not folder.exists()]
     make_folders(out.parent)
     _sweep(out)
@@ -119,7 +119,7 @@ def atomic_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         temporary.mkdir()
         yield temporary
         write_manifest(temporary)
-        _check_place(out, overwrite)  # a long time may have passed
+        check_folder(out, overwrite)  # a long time may have passed
         _swap(temporary, out, temporary.with_name(temporary.name + "-former"))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -173,7 +173,8 @@ def recover(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _check_place(out: Path, overwrite: bool) -> None:
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Raises where `atomic_folder` could not put a folder in the end."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -6,16 +6,18 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel
+from transformers.utils import PROCESSOR_NAME
 from yaml import YAMLError
 
 from .arrow_tensors import arrow_view, declared_widths
 from .feature_dataset import dataset_fingerprint
 from .feature_schema import MODALITIES, Description
+from .processing_dualspace import DualSubspaceProcessor
 from .results import is_hub_id, model_folder
 
 
@@ -67,6 +69,27 @@ def check_model(model: Any, name: str) -> None:
             f"{name} is a {type(model).__name__} without {' and '.join(missing)}, so it cannot be evaluated: expected "
             "a model like DualSubspaceModel, with both."
         )
+
+
+def find_processor(spec: str | None, *places: tuple[str, str]) -> DualSubspaceProcessor | None:
+    """The processor that makes features of a `feature_spec`; None where no place has one.
+
+    Args:
+        spec: what made the features.
+        places: folders and ids of the Hub, each with what it is there: `dataset` or `model`.
+    """
+    for name, kind in places if spec else ():
+        folder = Path(name) if kind == "dataset" else model_folder(name) or Path(name)
+        try:
+            file = folder / PROCESSOR_NAME
+            if not file.is_file() and is_hub_id(name):
+                file = Path(hf_hub_download(name, PROCESSOR_NAME, repo_type=kind))
+            processor = DualSubspaceProcessor.from_pretrained(file.parent) if file.is_file() else None
+        except (HTTPError, OSError, EntryNotFoundError, LocalEntryNotFoundError):
+            continue
+        if processor is not None and processor.feature_spec == spec:
+            return processor
+    return None
 
 
 def load_split(path: str, config: str | None, split: str) -> Dataset:

@@ -163,12 +163,13 @@ class CrossModalModel(PreTrainedModel):
             player: who learns from this batch; see `CrossModalConfig.turns`.
             progress: how much of training is done, 0 to 1.
             return_loss: False leaves out the loss, and with it every exchange between processes.
-            extra: further columns of the batch (`index`).
+            extra: further columns of the batch (`index`); `feature_spec`, as a processor adds it, is checked.
         """
         if audio_features is None and visual_features is None:
             raise ValueError("Nothing to embed: pass `audio_features`, `visual_features` or both.")
         if "label" in extra:
             raise ValueError("A batch holds its labels under `labels`, not `label`: rename the column.")
+        self.check_feature_spec(extra.get("feature_spec"))
         given = {"audio_features": audio_features, "visual_features": visual_features, "labels": labels, **extra}
         batch = _tensors(given)
         output: dict[str, Any] = {}
@@ -181,6 +182,21 @@ class CrossModalModel(PreTrainedModel):
             output["audio_embeds"] = self._embeds_or_none(self.get_audio_embeds, audio_features)
             output["visual_embeds"] = self._embeds_or_none(self.get_visual_embeds, visual_features)
         return CrossModalOutput(**output)
+
+    def check_feature_spec(self, spec: str | None) -> None:
+        """Raises where features were made otherwise than those the model was trained on, as far as both say.
+
+        Args:
+            spec: what made the features: `audio=<backbone>@<hex> visual=...`, or one of both.
+        """
+        known = dict(part.split("=", 1) for part in (self.config.feature_spec or "").split() if "=" in part)
+        for part in (spec or "").split():
+            modality, _, made = part.partition("=")
+            if known.get(modality, made) != made:
+                raise ValueError(
+                    f"This model was trained on {modality} features of {known[modality]}, and these were made by "
+                    f"{made}: use the processor that is saved beside it, `AutoProcessor.from_pretrained`."
+                )
 
     def _embeds_or_none(self, embed, features: Tensor | None) -> Tensor | None:
         return embed(features) if features is not None and self.fitted else None

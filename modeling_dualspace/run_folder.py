@@ -150,10 +150,12 @@ class RunFolder:
         if kept or self._history.exists():
             write_file(self._history, b"".join(line + b"\n" for line in kept))
 
-    def save_model(self, model: Any, *, to: Path | None = None) -> None:
-        """The model as `from_pretrained` takes it, in place of the one before."""
+    def save_model(self, model: Any, processor: Any = None, *, to: Path | None = None) -> None:
+        """The model as `from_pretrained` takes it, with its processor if it has one, in place of the one before."""
         with swap_in(to or self.model) as temporary:
             model.save_pretrained(temporary)
+            if processor is not None:
+                processor.save_pretrained(temporary)
 
     @property
     def summary(self) -> dict[str, Any] | None:

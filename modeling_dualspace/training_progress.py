@@ -14,19 +14,6 @@ from .training_data import TrainingData
 FORMAT = 1
 
 
-class StoppedError(Exception):
-    """Somebody asked for it, and the run was saved.
-
-    Args:
-        signal: by which they asked.
-        message: where it stands.
-    """
-
-    def __init__(self, signal: int, message: str):
-        super().__init__(message)
-        self.signal = signal
-
-
 @dataclass
 class Progress:
     """What a run must know to go on, beside weights and optimisers."""

@@ -17,17 +17,17 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from .checkpoints import Checkpoint
-from .console import Stop, asked_to_stop, quiet
-from .distributed import anywhere, from_first, process_index, world_size
+from .console import Stop, StoppedError, asked_to_stop, quiet
+from .distributed import agreed, anywhere, from_first, process_index, world_size
 from .files import swap_in
-from .loading import load_model
+from .loading import find_processor, load_model
 from .model_setup import build_model, check_config
 from .modeling_crossmodal import CrossModalModel
 from .recipe import Recipe
 from .run_folder import RunFolder
 from .trainer import Trainer
 from .training_data import TrainingData
-from .training_progress import Progress, StoppedError, flat, summarise
+from .training_progress import Progress, flat, summarise
 from .training_setup import make_accelerator, open_data
 from .validation import validate
 
@@ -107,6 +107,14 @@ class _Training:
         self.says = progress and not process_index()
         self.saved = time.monotonic()
         self.checkpoint: Checkpoint | None = None
+        self.processor = agreed(lambda: None if process_index() else self._find_processor())
+
+    def _find_processor(self) -> Any:
+        """What made the features of the data, where that is known: it is saved beside the model."""
+        made = self.data.description
+        spec = None if made is None else f"audio={made.audio} visual={made.visual}"
+        places = [(self.recipe.data.path, "dataset"), *([(self.recipe.init, "model")] if self.recipe.init else [])]
+        return find_processor(spec, *places)
 
     def run(self) -> dict[str, Any]:
         """Goes on to the end."""
@@ -259,7 +267,7 @@ class _Training:
         if not line["validation"]:
             self._finish(model)
         model.config.trained_on = self.data.record("train")
-        from_first(lambda: self.folder.save_model(model))
+        from_first(lambda: self.folder.save_model(model, self.processor))
         self.progress.best = line | {"choice": model.choice}
 
     # Refitting.
@@ -294,7 +302,7 @@ class _Training:
         model.finish_like(chosen, everything)
         model.config.trained_on = self.data.record(*self.data.splits)
         self._count(start)
-        from_first(lambda: self.folder.save_model(model))
+        from_first(lambda: self.folder.save_model(model, self.processor))
         self._end_phase("done", trainer)
 
     def _set_aside(self) -> None:

@@ -1,0 +1,203 @@
+"""Films to a feature data set: in shards that several processes share out, and that a later run goes on with.
+
+`extract` is what `dualspace extract` and `training/extract.py` call. What it writes is a data set like any other, with
+the processor that made its features, and a table of the clips that could not be used.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .clip_folder import ClipList, list_clips
+from .clips import Clip
+from .console import Stop, StoppedError, asked_to_stop
+from .distributed import from_first, process_index, world_size
+from .extracted_set import Extracted, check_out, finished, write_set
+from .extraction_plan import Settings, Shard, plan
+from .extraction_shards import Row, is_whole, write_shard
+from .film_reader import Piece, Reading, reading
+from .known_backbones import DEFAULTS, load_backbone
+from .media import Limits
+from .pooling import Pooling
+from .processing_dualspace import MODALITIES, DualSubspaceProcessor
+
+POLL_SECONDS = 0.5
+
+
+def extract(
+    source: str | Path,
+    out: str | Path,
+    *,
+    audio: str = DEFAULTS["audio"],
+    visual: str = DEFAULTS["visual"],
+    fps: float | None = None,
+    window: float | None = None,
+    hop: float | None = None,
+    limits: Limits | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    keep_unpaired: bool = False,
+    license: str = "unknown",
+    overwrite: bool = False,
+    progress: bool = True,
+    command: str = "",
+) -> dict[str, Any]:
+    """Extracts the features of one's own films, and returns what was written and what was skipped.
+
+    Args:
+        source: a folder of films or a list of them, see `list_clips`.
+        out: the data set's folder, made anew.
+        audio: a backbone, see `load_backbone`.
+        visual: likewise.
+        fps: frames a second, None as the backbone has it.
+        window: seconds of a clip; None takes each film as one.
+        hop: seconds from one window to the next; None is `window`.
+        limits: of films.
+        batch_size: units embedded at a time, over clips.
+        workers: films read at once; None is one a core.
+        device: where networks run.
+        dtype: in which they compute.
+        keep_unpaired: keep clips that lack a sound or a picture; that column is then empty.
+        license: under which the features may be passed on.
+        overwrite: replace a data set that is there, unless it is the one asked for; and forget a former beginning.
+        progress: show a bar on stderr.
+        command: what the card says it was made by.
+
+    Example:
+        ```python
+        found = extract("my_videos", "my-features", window=10, hop=5)
+        print(found["clips"], found["skipped"])
+        ```
+    """
+    backbones = {
+        "audio": load_backbone("audio", audio, device=device, dtype=dtype),
+        "visual": load_backbone("visual", visual, fps=fps, device=device, dtype=dtype),
+    }
+    processor = DualSubspaceProcessor(backbones["audio"], backbones["visual"])
+    settings = Settings(backbones["audio"].spec, backbones["visual"].spec, window, hop, limits or Limits(), batch_size)
+    out = Path(out)
+    films, shards = from_first(lambda: _listed(source, settings))
+    asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
+    if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
+        return former
+    from_first(lambda: check_out(asked, overwrite))
+    with asked_to_stop() as stop:
+        work = _Work(asked, workers or _cores(), stop, progress and not process_index())
+        work.run()
+        if process_index():
+            return {}
+        work.wait()
+        written = write_set(asked, overwrite=overwrite, progress=progress)
+    shutil.rmtree(asked.folder, ignore_errors=True)
+    return written
+
+
+def _listed(source: str | Path, settings: Settings) -> tuple[ClipList, list[Shard]]:
+    clips = list_clips(source)
+    return clips, plan(clips.clips, settings)
+
+
+def _cores() -> int:
+    """Of those this process may use, the share that is its own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class _Work:
+    """This process's shards, those excepted that are there already."""
+
+    def __init__(self, asked: Extracted, workers: int, stop: Stop, progress: bool):
+        self.asked, self.workers, self.stop, self.progress = asked, workers, stop, progress
+        mine = asked.shards[process_index() :: world_size()]
+        self.shards = [shard for shard in mine if not is_whole(asked.place(shard))]
+        self.there = sum(len(shard.films) for shard in mine) - sum(len(shard.films) for shard in self.shards)
+        self.films = [film for shard in self.shards for film in shard.films]
+
+    def run(self) -> None:
+        """Reads every film, and writes every shard as soon as it is whole."""
+        if not self.films:
+            return
+        audio, visual = (self.asked.processor.backbone(modality) for modality in MODALITIES)
+        workers = min(self.workers, len(self.films))
+        threads = max(1, self.workers // workers)
+        bar = tqdm(
+            total=self.there + len(self.films), initial=self.there, unit=" films", desc=self.asked.out.name,
+            disable=None if self.progress else True,
+        )  # fmt: skip
+        with bar, reading(self.films, audio, visual, self.asked.settings, workers, threads) as films:
+            self.began, self.clips = time.monotonic(), 0
+            for shard in self.shards:
+                write_shard(self.asked.place(shard), self._rows(shard, films, bar))
+
+    def _rows(self, shard: Shard, films: Any, bar: tqdm) -> list[Row]:
+        """The clips of a shard, embedded: batches reach over its films, and end with it."""
+        backbones = {name: self.asked.processor.backbone(name) for name in MODALITIES}
+        pooling = Pooling(backbones, self.asked.settings.batch_size)
+        found: list[list[Piece]] = []
+        for number in range(len(shard.films)):
+            film: Reading = next(films)
+            for unit in film.units:
+                pooling.add(number, unit)
+                self._check_stop()
+            self._check_stop()
+            found.append(film.pieces)
+            self.clips += len(film.pieces)
+            bar.set_postfix_str(f"{self.clips / (time.monotonic() - self.began):.1f} clips/s", refresh=False)
+            bar.update()
+        pooling.flush()
+        return [
+            _row(number, place, piece, *(pooling.mean((number, place), name) for name in MODALITIES))
+            for number, pieces in enumerate(found)
+            for place, piece in enumerate(pieces)
+        ]
+
+    def _check_stop(self) -> None:
+        if self.stop.signal is not None:
+            kept = sum(is_whole(self.asked.place(shard)) for shard in self.asked.shards)
+            raise StoppedError(
+                self.stop.signal,
+                f"stopped; {kept} of {len(self.asked.shards)} shards are kept in {self.asked.folder}: the same command "
+                "goes on",
+            )
+
+    def wait(self) -> None:
+        """Until the other processes have written theirs: they may take hours longer, and need not be heard from."""
+        missing = list(self.asked.shards)
+        while missing := [shard for shard in missing if not is_whole(self.asked.place(shard))]:
+            self._check_stop()
+            time.sleep(POLL_SECONDS)
+
+
+def _row(film: int, place: int, piece: Piece, audio: Any, visual: Any) -> Row:
+    """What a clip came to."""
+    clip: Clip = piece.clip
+    problem = piece.problem
+    if problem is None:
+        for name, vector in (("audio", audio), ("visual", visual)):
+            if vector is not None and not np.isfinite(vector).all():
+                problem = f"has {name} features that are not finite"
+        if audio is None and visual is None:
+            problem = "has neither sound nor a picture there"
+    if problem is not None:
+        audio = visual = None
+    there = audio is not None, visual is not None
+    return Row(film, piece.of, clip.clip_id, clip.start, clip.end, problem, *there, audio, visual)
+
+
+def render(found: dict[str, Any]) -> str:
+    """What was written, in words."""
+    lines = [f"{note}" for note in found["notes"]]
+    splits = ", ".join(f"{split} {rows:,}" for split, rows in found["splits"].items())
+    lines.append(f"{found['out']}: {found['clips']:,} clips ({splits}), {found['description']}")
+    if found["skipped"]:
+        lines.append(f"Skipped: {found['skipped']:,} clips, listed with their reasons in {found['table']}:")
+        lines += [f"  {clip_id}: {reason}" for clip_id, reason in found["first_skipped"]]
+    lines.append(f"Next: dualspace train finetune data.path={found['out']}")
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""Vectors of units, in batches across clips and films, and their means: one vector a clip and modality."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .backbones import Array, Backbone, Modality
+from .units import Unit
+
+Owner = tuple[Hashable, int]
+"""A film, and the number of one of its clips."""
+
+
+class Pooling:
+    """Gathers units until a batch is full, embeds it, and adds each vector to the clips it belongs to.
+
+    The sums are float64, in the order in which units came: the same units in the same order give the same bits.
+
+    Args:
+        backbones: by modality.
+        batch_size: units embedded at a time.
+        keep: keep the vectors of all units too.
+    """
+
+    def __init__(self, backbones: Mapping[Modality, Backbone], batch_size: int = 32, *, keep: bool = False):
+        self.backbones, self.batch_size, self.keep = backbones, batch_size, keep
+        self.waiting: dict[Modality, list[tuple[list[Owner], list[Any]]]] = {name: [] for name in backbones}
+        self.sums: dict[tuple[Owner, Modality], tuple[Array, int]] = {}
+        self.vectors: dict[tuple[Owner, Modality], list[Array]] = {}
+
+    def add(self, film: Hashable, unit: Unit) -> None:
+        """A unit of a film."""
+        waiting = self.waiting[unit.modality]
+        waiting.append(([(film, clip) for clip in unit.clips], unit.pieces))
+        if len(waiting) >= self.batch_size:
+            self._embed(unit.modality)
+
+    def flush(self) -> None:
+        """Embeds what is waiting."""
+        for modality in self.waiting:
+            self._embed(modality)
+
+    def _embed(self, modality: Modality) -> None:
+        batch, self.waiting[modality] = self.waiting[modality], []
+        if not batch:
+            return
+        vectors = self.backbones[modality].embed([pieces for _, pieces in batch])
+        for (owners, _), vector in zip(batch, vectors, strict=True):
+            for owner in owners:
+                total, count = self.sums.get((owner, modality), (np.zeros(len(vector)), 0))
+                self.sums[owner, modality] = total + vector, count + 1
+                if self.keep:
+                    self.vectors.setdefault((owner, modality), []).append(vector)
+
+    def mean(self, owner: Owner, modality: Modality) -> Array | None:
+        """The mean over the units of a clip, float32; None where it had none."""
+        total, count = self.sums.get((owner, modality), (None, 0))
+        return None if total is None else (total / count).astype(np.float32)
+
+    def frames(self, owner: Owner, modality: Modality) -> Array:
+        """Its vectors `(units, width)`, in order; see `keep`."""
+        found = self.vectors.get((owner, modality), [])
+        return np.stack(found) if found else np.zeros((0, self.backbones[modality].width), np.float32)
