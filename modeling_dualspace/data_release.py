@@ -11,6 +11,7 @@ from yaml import YAMLError
 from .card_template import parse
 from .feature_schema import Description
 from .files import CARD, MANIFEST
+from .processor_release import released_processor
 from .release_plan import Item
 from .staging import Staged, place, write_text
 
@@ -39,6 +40,7 @@ def stage_data_set(item: Item, staged: Staged, others: Sequence[Staged]) -> None
             raise ValueError(f"{path} is a link to {what}: put there what it should be, or build the data set again.")
         elif path.is_file() and str(name) != CARD:
             place(path, staged.folder / name)
+    released_processor(source, private=staged.private)
     write_text(staged.folder / CARD, _card(source, staged.repo_id))
     for description in _descriptions(source):
         if description is None:

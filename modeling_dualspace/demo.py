@@ -1,63 +1,104 @@
-"""From features to a search in half a minute, on synthetic data: what `make demo` shows."""
+"""The whole way, from films to a search by sound, on clips that are rendered on the spot: what `make demo` shows."""
 
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from datasets import load_dataset
 from torch import Tensor, nn
-from transformers import AutoModel
-from transformers.utils import logging
+from transformers import AutoModel, AutoProcessor
 
+from .arrow_tensors import arrow_view
 from .cca import CanonicalLayer, canonical_directions
-from .configuration_dualspace import DualSubspaceConfig
-from .modeling_dualspace import DualSubspaceModel
+from .console import quiet
+from .extraction import extract
+from .feature_dataset import to_tensors
+from .files import check_file
 from .pair_moments import PairMoments
 from .ranking import mean_average_precision
-from .synthetic import CLASSES, synthetic_clips
+from .recipe import load_recipe
+from .report import write_report
+from .sample_clips import write_clips
 from .targets import label_targets
+from .training_grid import train_recipe
 
-SPLITS = {"train": 4000, "validation": 500, "test": 1000}
-FUSIONS: dict[str, Literal["cca", "weighted-cluster-cca"]] = {
-    "dual, the paper's fusion": "cca",
-    "dual, weighted cluster CCA": "weighted-cluster-cca",
-}
-Clips = dict[str, Tensor]
+Scores = Mapping[str, float]
+SECONDS = 3.0
+NAMES = ("audio_to_visual", "visual_to_audio", "map")
 
 
-def batches(clips: Clips, size: int, generator: torch.Generator | None = None) -> list[Clips]:
-    """All rows in batches, in order or shuffled."""
-    rows = len(clips["labels"])
-    order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
-    return [{name: column[part] for name, column in clips.items()} for part in order.split(size)]
+def run_demo(out: Path, epochs: int = 30, clips_per_class: int = 40) -> dict[str, Any]:
+    """Renders, extracts, trains, scores, reports, loads and searches; returns what `render` prints.
+
+    Each step is what a command does, and is shown as that command.
+    """
+    clips, features, run, page = (
+        out / name for name in ("sample-clips-synthetic", "clips-features-synthetic", "run", "report.html")
+    )
+    check_file(page)  # a place that cannot be written to is better known before any work
+    commands: list[str] = []
+
+    def step(*words: Any) -> str:
+        commands.append(shlex.join(map(str, words)))
+        print(f"{len(commands)}. {commands[-1]}", file=sys.stderr)
+        return commands[-1]
+
+    with quiet():
+        step("python", "dataset_scripts/sample_clips.py", "--out", clips, "--clips-per-class", clips_per_class)
+        write_clips(clips, clips_per_class, SECONDS, seed=0, overwrite=True)
+        found = extract(clips, features, overwrite=True, command=step("dualspace", "extract", clips, "--out", features))
+        overrides = [f"data.path={features}", f"output={run}", f"train.epochs={epochs}"]
+        command = step("dualspace", "train", "tiny", *overrides, "--final")
+        summary = train_recipe(load_recipe("tiny", overrides), overwrite=True, final=True, command=command)
+        report = _report(run, page, step("dualspace", "report", run, "--out", page))
+        scores = _rivals(features) | {"dual-subspace model": _figures(summary["final"]["model"])}
+        search = _search(run / "model", clips, features)
+    return {
+        "synthetic": True,
+        "splits": found["splits"],
+        "commands": commands,
+        "scores": scores,
+        "search": search,
+        "clips": str(clips),
+        "features": str(features),
+        "model": str(run / "model"),
+        "report": report,
+    }
 
 
-def train(model: DualSubspaceModel, clips: Clips, epochs: int) -> None:
-    """Statistics, then `epochs` passes of AdamW over batches of 200 clips."""
-    model.prepare(batches(clips, 1000))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    model.train()
-    for epoch in range(epochs):
-        for batch in batches(clips, 200, generator):
-            optimizer.zero_grad(set_to_none=True)
-            output = model(**batch)
-            output.loss.backward()
-            optimizer.step()
-        terms = "  ".join(f"{name} {term.item():.3f}" for name, term in output.terms.items())
-        print(f"epoch {epoch + 1}/{epochs}  loss {output.loss.item():.3f}  ({terms})", file=sys.stderr)
-    model.eval()
+def _report(run: Path, page: Path, command: str) -> str | None:
+    """The page, where what draws it is installed."""
+    try:
+        return str(write_report([run], page, command=command)["report"])
+    except ModuleNotFoundError as error:
+        print(f"   left out: {error}", file=sys.stderr)
+        return None
 
 
-def random_embeds(rows: int, dim: int = 10) -> tuple[Tensor, Tensor]:
-    """The floor of every table."""
+@torch.no_grad()
+def _rivals(features: Path) -> dict[str, Scores]:
+    """Of test: a random ranking, and ridge CCA of the raw features, the rival that every paper starts from."""
+    data = load_dataset(str(features.resolve()))
+    learnt, test = to_tensors(data["train"]), to_tensors(data["test"])
+    targets, _ = label_targets(test["labels"], data["test"].features["label"].num_classes)
+    embeds = {"random": _random(len(test["labels"])), "CCA of the raw features": _cca(learnt, test)}
+    return {name: _figures(mean_average_precision(*pair, targets)) for name, pair in embeds.items()}
+
+
+def _figures(scores: Mapping[str, Any]) -> Scores:
+    return {name: float(scores[name]) for name in NAMES}
+
+
+def _random(rows: int, dim: int = 10) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     audio, visual = (nn.functional.normalize(torch.randn(rows, dim, generator=generator), dim=1) for _ in range(2))
     return audio, visual
 
 
-def cca_embeds(clips: Clips, test: Clips, dim: int = 10) -> tuple[Tensor, Tensor]:
-    """The rival that every paper starts from: ridge CCA of the raw features."""
+def _cca(clips: Mapping[str, Tensor], test: Mapping[str, Tensor], dim: int = 10) -> tuple[Tensor, Tensor]:
     audio, visual = clips["audio_features"], clips["visual_features"]
     moments = PairMoments(audio.shape[1], visual.shape[1]).update(audio, visual)
     layer = CanonicalLayer(audio.shape[1], visual.shape[1], dim)
@@ -66,77 +107,40 @@ def cca_embeds(clips: Clips, test: Clips, dim: int = 10) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def run_demo(out: Path, epochs: int = 8) -> dict[str, Any]:
-    """Trains, scores, saves, reloads and searches; returns what `render` prints."""
-    folder = out / "model"
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is better known before training
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    data = {split: synthetic_clips(rows, seed) for seed, (split, rows) in enumerate(SPLITS.items())}
-    test = data["test"]
-    config = DualSubspaceConfig(
-        audio_hidden=[256, 256], visual_hidden=[256, 256], alpha=1.0, dropout=0.2,
-        id2label=dict(enumerate(CLASSES)),
-    )  # fmt: skip
-    model = DualSubspaceModel(config)
-    with torch.enable_grad():
-        train(model, data["train"], epochs)
-
-    embeds = {"random": random_embeds(SPLITS["test"]), "CCA of the raw features": cca_embeds(data["train"], test)}
-    for name, fusion in FUSIONS.items():
-        model.config.fusion = fusion
-        model.finish(batches(data["train"], 1000), [data["validation"]])
-        embeds[name] = _embed(model, test)
-
-    targets, _ = label_targets(test["labels"], len(CLASSES))
-    model.save_pretrained(folder)
-    loaded = AutoModel.from_pretrained(folder)
-    return {
-        "synthetic": True,
-        "splits": SPLITS,
-        "scores": {name: mean_average_precision(*pair, targets) for name, pair in embeds.items()},
-        "fusion": loaded.config.fusion_choice,
-        "search": _search(loaded, test, query=0),
-        "model": str(folder),
-    }
+def _search(model_folder: Path, clips: Path, features: Path, answers: int = 5) -> dict[str, Any]:
+    """The films of test nearest to the sound of one of them, as anybody would look for them."""
+    model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
+    test = load_dataset(str(features.resolve()), split="test")
+    films, names = test["path"], test.features["label"].names
+    labels = [names[label] for label in arrow_view(test)[:]["label"].to_pylist()]
+    query = labels.index("drum") if "drum" in labels else 0
+    sound = processor(audio=clips / films[query])
+    pictures = processor(videos=[clips / film for film in films], modalities=("visual",))
+    cosines = model(**pictures).visual_embeds @ model(**sound).audio_embeds[0]
+    best = cosines.topk(min(answers, len(cosines)))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    hits = [{"clip": films[row], "class": labels[row], "cosine": cosine} for row, cosine in rows]
+    return {"query": {"clip": films[query], "class": labels[query]}, "found": hits}
 
 
-def _embed(model: DualSubspaceModel, clips: Clips) -> tuple[Tensor, Tensor]:
-    return model.get_audio_embeds(clips["audio_features"]), model.get_visual_embeds(clips["visual_features"])
-
-
-def _search(model: DualSubspaceModel, clips: Clips, query: int, answers: int = 5) -> dict[str, Any]:
-    """The videos nearest to one clip's sound."""
-    audio, visual = _embed(model, clips)
-    best = (visual @ audio[query]).topk(answers)
-    names = [CLASSES[label] for label in clips["labels"].tolist()]
-    found = [
-        {"clip": clip, "class": names[clip], "cosine": cosine}
-        for clip, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return {"query": {"clip": query, "class": names[query]}, "found": found}
-
-
-def render(result: dict[str, Any]) -> str:
+def render(result: Mapping[str, Any]) -> str:
     """The result as plain text."""
     width = max(map(len, result["scores"]))
     lines = [
         "",
-        f"MAP on {result['splits']['test']} test clips of SYNTHETIC features, ten classes (measured)",
+        f"MAP on the {result['splits']['test']} test clips of SYNTHETIC films, ten classes (measured)",
         f"{'':{width}}  audio->visual  visual->audio    mean",
     ]
     for name, score in result["scores"].items():
-        figures = f"{score['audio_to_visual']:13.3f}  {score['visual_to_audio']:13.3f}  {score['map']:6.3f}"
-        lines.append(f"{name:{width}}  {figures}")
-    fusion = result["fusion"]
-    chosen = ", ".join(f"{key.replace('_', ' ')} {fusion[key]}" for key in ("cluster_weight", "ridge") if key in fusion)
-    query = result["search"]["query"]
+        lines.append(f"{name:{width}}  {score[NAMES[0]]:13.3f}  {score[NAMES[1]]:13.3f}  {score['map']:6.3f}")
+    lines += ["", f"The sound of {result['search']['query']['clip']} finds the pictures of:"]
+    lines += [f"  {hit['cosine']:.3f}  {hit['clip']}" for hit in result["search"]["found"]]
     lines += [
         "",
-        f"Fusion kept on validation: {fusion['candidate']} {chosen}".rstrip(),
-        "",
-        f"Sound of clip {query['clip']} ({query['class']}) finds:",
+        f"Films:    {result['clips']}",
+        f"Features: {result['features']}     load_dataset({result['features']!r})",
+        f"Model:    {result['model']}     AutoModel and AutoProcessor.from_pretrained({result['model']!r})",
+        *([f"Report:   {result['report']}     open it in a browser"] if result["report"] else []),
+        "Your own: dualspace extract my_videos --out my-features; dualspace train finetune data.path=my-features",
     ]
-    lines += [f"  {hit['cosine']:.3f}  clip {hit['clip']:4}  {hit['class']}" for hit in result["search"]["found"]]
-    lines += ["", f"Saved: {result['model']}", f"Load:  AutoModel.from_pretrained({result['model']!r})"]
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .audio_backbones import LogMel
-from .backbones import Backbone, Modality
+from .backbones import Backbone, Modality, Steps
 from .visual_backbones import Thumbnail
 
 BUILT_IN: dict[Modality, dict[str, Callable[..., Backbone]]] = {
@@ -20,6 +20,7 @@ def load_backbone(
     *,
     revision: str | None = None,
     fps: float | None = None,
+    steps: Steps | None = None,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Backbone:
@@ -30,6 +31,7 @@ def load_backbone(
         source: `logmel`, `thumbnail`, a folder, or an id of the Hub.
         revision: a commit, branch or tag on the Hub.
         fps: frames a second, of visual ones; None leaves it to the backbone.
+        steps: how a network of transformers is to cut a track, instead of as it does by itself.
         device: where a network runs; None takes the best there is.
         dtype: in which it computes: `float32`, `float16` or `bfloat16`; None is float32 on a CPU, and what the weights
             have elsewhere.
@@ -55,7 +57,9 @@ def load_backbone(
     from .transformers_backbones import transformers_backbone
 
     try:
-        return transformers_backbone(modality, source, revision=revision, fps=fps, device=device, dtype=dtype)
+        return transformers_backbone(
+            modality, source, revision=revision, fps=fps, steps=steps, device=device, dtype=dtype
+        )
     except ValueError as error:
         names = ", ".join(BUILT_IN[modality])
         raise ValueError(f"The {modality} backbone {source!r} cannot be loaded: {error} (Built in: {names}.)") from None
@@ -65,9 +69,16 @@ def reload_backbone(
     modality: Modality, record: Mapping[str, Any], *, device: str | None = None, dtype: str | None = None
 ) -> Backbone:
     """The backbone that a record is of; raises where what is loaded would give other vectors."""
-    fps = record["constants"]["steps"]["rate"] if modality == "visual" else None
+    steps = Steps(**record["constants"]["steps"])
+    built_in = record["source"] in BUILT_IN[modality]
     found = load_backbone(
-        modality, record["source"], revision=record.get("revision"), fps=fps, device=device, dtype=dtype
+        modality,
+        record["source"],
+        revision=record.get("revision"),
+        fps=steps.rate if built_in and modality == "visual" else None,
+        steps=None if built_in else steps,
+        device=device,
+        dtype=dtype,
     )
     if found.spec != record["spec"]:
         was, now = record, found.record()

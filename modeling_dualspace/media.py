@@ -264,7 +264,7 @@ class Film:
         if not readers:
             return
         for packet in self._packets([reader.track.stream for reader in readers.values()], start):
-            reader = readers[packet.stream_index]
+            reader = readers[packet.stream.index]
             if reader.done:
                 if all(other.done for other in readers.values()):
                     break

@@ -46,7 +46,7 @@ def render(
 
     Args:
         values: `repo_id`, `license`, `config`, `check`, `fingerprint`, `remote_code`, `pictures`, `carbon`,
-            `synthetic`, and `init`, what it was tuned from, as it may be named.
+            `synthetic`, `processor`, and `init`, what it was tuned from, as it may be named.
         measured: the first is the one that the card is about.
         run: that the model came out of.
         looks: how often anybody scored it on test.

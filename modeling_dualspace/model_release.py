@@ -18,6 +18,7 @@ from .figure_style import to_png
 from .files import CARD, MANIFEST, model_fingerprint
 from .loading import find_split, is_public, load_model
 from .model_card import CHECKED, Measured, render
+from .processor_release import check_features, released_processor
 from .release_plan import Item
 from .report_pictures import Picture, result_pictures, training_pictures
 from .report_sources import Source, key_of
@@ -53,11 +54,13 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     _carry(source, staged, trusted=item.trust_remote_code)
     staged.fingerprints.append(fingerprint)
     looks, staged.synthetic = _looks(run), _is_synthetic(model, measured)
+    processor = released_processor(source, private=staged.private)
     values: dict[str, Any] = {
         "repo_id": staged.repo_id,
         "license": item.license,
         "config": model.config,
-        "check": _check_values(model),
+        "check": _check_values(model) | ({"features": check_features(processor)} if processor else {}),
+        "processor": None if processor is None else processor.to_dict(),
         "fingerprint": fingerprint,
         "remote_code": bool(getattr(model.config, "auto_map", None)),
         "synthetic": staged.synthetic,

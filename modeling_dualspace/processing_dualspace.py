@@ -78,6 +78,10 @@ class DualSubspaceProcessor(ProcessorMixin):
             self._loaded[modality] = reload_backbone(modality, record, device=self.device, dtype=self.dtype)
         return self._loaded[modality]
 
+    def source(self, modality: Modality) -> str:
+        """By what the backbone of a modality is loaded: its name, a folder, or an id of the Hub."""
+        return str(self._records[modality]["source"])
+
     @property
     def feature_spec(self) -> str:
         """What made the features, as a model's config and a data set's card have it."""

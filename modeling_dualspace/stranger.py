@@ -155,6 +155,44 @@ def model_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
     yield _check_embeds(model, card.data["dualspace"], "with trust_remote_code and without this package")
 
 
+def _processor(job: dict[str, Any], **trust: Any) -> Iterator[str]:
+    """The processor, where one is declared: what it makes of a sound and a picture that a formula makes."""
+    if not _declares(job, "processor_config.json"):
+        return
+    import numpy as np
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(job["where"], revision=job["revision"], **trust)
+    sound = np.sin(np.arange(16_000) ** 1.5 / 5_000).astype(np.float32)
+    picture = (np.arange(64 * 64 * 3) * 7 % 256).astype(np.uint8).reshape(64, 64, 3)
+    made = processor(audio=sound, sampling_rate=16_000, images=picture)
+    for name, expected in _card(job).data["dualspace"]["check"]["features"].items():
+        found = made[f"{name}_features"][0, : len(expected)].double().numpy()
+        if not np.allclose(found, expected, rtol=CLOSE, atol=CLOSE):
+            raise RuntimeError(f"its processor makes {name} features {found.tolist()}, and its card says {expected}")
+    yield f"its processor makes the features in its card ({made['feature_spec']})"
+
+
+def _declares(job: dict[str, Any], name: str) -> bool:
+    """Whether what is looked at has a file."""
+    from huggingface_hub import HfApi
+
+    if job["revision"] is None:
+        return Path(job["where"], name).is_file()
+    return HfApi().file_exists(job["where"], name, repo_type=job["repo_type"], revision=job["revision"])
+
+
+def processor_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
+    """By the code that comes with it."""
+    if "auto_map" in json.loads(_file(job, "config.json").read_text(encoding="utf-8")):
+        yield from _processor(job, trust_remote_code=True)
+
+
+def processor_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """By the code of this package."""
+    yield from _processor(job)
+
+
 def model_by_package(job: dict[str, Any]) -> Iterator[str]:
     """The code of this package, and everything that was measured."""
     from transformers import AutoModel
@@ -267,13 +305,13 @@ def metric_by_package(job: dict[str, Any]) -> Iterator[str]:
 
 
 STEPS_BEFORE = {
-    "model": [blocks_without_package, model_by_remote_code],
+    "model": [blocks_without_package, model_by_remote_code, processor_by_remote_code],
     "data set": [data_blocks, data_by_load_dataset],
     "metric": [blocks_without_package, metric_by_load],
 }
 """Without this package."""
 STEPS = {
-    "model": [blocks_with_package, model_by_package],
+    "model": [blocks_with_package, processor_by_package, model_by_package],
     "data set": [data_by_package],
     "metric": [blocks_with_package, metric_by_package],
 }

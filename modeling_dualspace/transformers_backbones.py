@@ -66,6 +66,13 @@ def transformers_backbone(
 
     Raises:
         ValueError: in one sentence, whatever keeps the model from being used.
+
+    Example:
+        ```python
+        clap = transformers_backbone("audio", "laion/clap-htsat-unfused", device="cuda")
+        unit = [clap.prepare(samples)]  # at most ten seconds at clap.steps.rate
+        clap.embed([unit])  # (1, 512)
+        ```
     """
     where, precision = _device(device), _dtype(dtype)
     with quiet():

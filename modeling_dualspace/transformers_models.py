@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub import constants, resolve_revision
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    RevisionResolutionError,
 )
 from transformers import MODEL_MAPPING, AutoConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -59,7 +63,9 @@ def quiet() -> Iterator[None]:
     of_transformers.set_verbosity_error()
     of_transformers.disable_progress_bar()
     try:
-        with redirect_stdout(io.StringIO()):  # making a PE-AV video model prints that its docstring is incomplete
+        # Making a PE-AV video model prints that its docstring is incomplete; AST's mel filters warn at every load.
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         of_transformers.set_verbosity(verbosity)
@@ -76,24 +82,24 @@ def find(source: str | os.PathLike, revision: str | None) -> tuple[Place, Any]:
             raise ValueError(f"`{source}` is a folder, which has no revision {revision!r}: leave `revision` out.")
         if not (folder / "config.json").is_file():
             raise ValueError(f"`{source}` holds no config.json: give a folder that `save_pretrained` wrote.")
-        place = Place(source, str(folder))
+        place = Place(str(folder.resolve()), str(folder))  # a processor is loaded wherever one works
     elif REPOSITORY_ID.fullmatch(source):
         place = Place(source, source, revision)
     else:
         raise ValueError(f"`{source}` is neither a folder nor an id of the Hub, which reads like `name/model`.")
     try:
-        config = AutoConfig.from_pretrained(place.path, trust_remote_code=False, **place.at)
+        if not folder.is_dir():  # all files of one commit, whatever is pushed meanwhile
+            found = resolve_revision(source, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
+            place = place._replace(revision=found.resolved)
+        return place, AutoConfig.from_pretrained(place.path, trust_remote_code=False, **place.at)
     except Exception as error:
-        raise ValueError(_why_not(place, error)) from error
-    if not folder.is_dir():  # whatever is read from now on is of this very commit
-        place = place._replace(revision=getattr(config, "_commit_hash", None) or revision)
-    return place, config
+        raise ValueError(_why_not(place, revision, error)) from error
 
 
-def _why_not(place: Place, error: BaseException) -> str:
+def _why_not(place: Place, revision: str | None, error: BaseException) -> str:
     """One sentence about a configuration that could not be read."""
     name = f"`{place.source}`"
-    at = f" at revision {place.revision!r}" if place.revision else ""
+    at = f" at revision {revision!r}" if revision else ""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
@@ -106,14 +112,16 @@ def _why_not(place: Place, error: BaseException) -> str:
     if any_is(GatedRepoError):
         return f"{name} is gated: ask for access on its page on the Hub and log in with `hf auth login`."
     if any_is(RevisionNotFoundError):
-        return f"{name} has no revision {place.revision!r} on the Hub: give a branch, a tag or a commit of it."
-    if any_is(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError):
+        return f"{name} has no revision {revision!r} on the Hub: give a branch, a tag or a commit of it."
+    if any_is(OfflineModeIsEnabled, LocalEntryNotFoundError, RevisionResolutionError):
         return (
             f"{name} is no folder, and as an id{at} it is neither in the cache nor can the Hub be reached: "
             "go online (and unset HF_HUB_OFFLINE), or give a folder."
         )
     if any_is(RepositoryNotFoundError, HFValidationError):
         return f"{name} is neither a folder nor a model on the Hub: mind the spelling, or log in with `hf auth login`."
+    if any_is(HfHubHTTPError):
+        return f"The Hub does not give {name}: {first_line(error)}"
     if any_is(KeyError) or "model_type" in str(error) or "custom code" in str(error):
         return (
             f"{name} has a config.json that names no model which transformers {transformers.__version__} has itself, "
@@ -269,7 +277,7 @@ class Tower(torch.nn.Module):
         self.call = next((name for name in joint if hasattr(model, name)), "forward")
         self.takes = set(inspect.signature(getattr(model, self.call)).parameters)
         for name in [*model._modules, *model._parameters]:
-            unused = self.call != "forward" and re.match("text|logit_", name)
+            unused = self.call != "forward" and re.match("text|logit_|prompts", name)  # prompts: XCLIP's text, too
             if unused or (name == "predictor" and "skip_predictor" in self.takes):
                 setattr(model, name, None)
         self.model = model

@@ -53,8 +53,8 @@ def settings_of(place: Place, modality: str) -> dict[str, Any]:
             return settings
     files = " or ".join(dict.fromkeys(name for name, _ in SETTINGS[modality]))
     raise ValueError(
-        f"`{place.source}` does not say how {SEES[modality]} are prepared: save its processor beside the model, "
-        f"which writes {files}."
+        f"`{place.source}` does not say how to prepare {SEES[modality]}: save its processor beside the model, which "
+        f"writes {files}."
     )
 
 

@@ -1,0 +1,50 @@
+"""The processor of a model or a data set that is released: whether others can load it, and what it makes of a probe."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import PROCESSOR_NAME
+
+from .known_backbones import BUILT_IN
+from .loading import is_public
+from .model_card import CHECKED
+from .processing_dualspace import MODALITIES, DualSubspaceProcessor
+from .results import is_hub_id
+
+
+def released_processor(folder: Path, *, private: bool) -> DualSubspaceProcessor | None:
+    """The processor in a folder, None where there is none; raises where others could not use it.
+
+    Args:
+        folder: of a model or a data set.
+        private: whether it goes where nobody else looks.
+    """
+    if not (folder / PROCESSOR_NAME).is_file():
+        return None
+    try:
+        processor = DualSubspaceProcessor.from_pretrained(folder)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / PROCESSOR_NAME} is no processor that can be loaded: {error}") from None
+    for modality in MODALITIES:
+        source = processor.source(modality)
+        if source in BUILT_IN[modality]:
+            continue
+        if not is_hub_id(source):
+            raise ValueError(
+                f"{folder / PROCESSOR_NAME} names a folder of this machine for its {modality} backbone, where nobody "
+                "else has it: push that to the Hub and extract with its id, or remove the file."
+            )
+        if not private and not is_public(source, "model"):
+            raise ValueError(
+                f"{folder / PROCESSOR_NAME} names {source}, which is not public: make it so, or pass --private."
+            )
+    return processor
+
+
+def check_features(processor: DualSubspaceProcessor) -> dict[str, list[float]]:
+    """The first features of a sound and a picture that anybody can make; `stranger` and the card have the same two."""
+    sound = np.sin(np.arange(16_000) ** 1.5 / 5_000).astype(np.float32)
+    picture = (np.arange(64 * 64 * 3) * 7 % 256).astype(np.uint8).reshape(64, 64, 3)
+    made: Any = processor(audio=sound, sampling_rate=16_000, images=picture)
+    return {name: [round(value, 4) for value in made[f"{name}_features"][0, :CHECKED].tolist()] for name in MODALITIES}
