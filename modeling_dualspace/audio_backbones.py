@@ -64,7 +64,9 @@ class LogMel(Backbone):
             samples, n_fft=self.FFT, win_length=self.WINDOW, hop_length=self.HOP, center=True, pad_mode="constant"
         )
         power = spectrum.real**2 + spectrum.imag**2
-        bands = 10 * np.log10(_mel_bands(self.steps.rate, self.FFT, self.BANDS, self.LOWEST) @ power + self.FLOOR)
+        triangles = _mel_bands(self.steps.rate, self.FFT, self.BANDS, self.LOWEST)
+        mel = np.stack([weights @ power[first : first + len(weights)] for first, weights in triangles])
+        bands = 10 * np.log10(mel + self.FLOOR)
         slope = np.linspace(-1, 1, bands.shape[1], dtype=bands.dtype)
         change = np.abs(np.diff(bands, axis=1)).mean(axis=1)
         parts = (bands.mean(axis=1), bands.std(axis=1), (bands * slope).mean(axis=1), change)
@@ -76,6 +78,12 @@ class LogMel(Backbone):
 
 
 @functools.lru_cache(maxsize=4)
-def _mel_bands(rate: float, fft: int, bands: int, lowest: float) -> Array:
+def _mel_bands(rate: float, fft: int, bands: int, lowest: float) -> list[tuple[int, Array]]:
+    """Each band's first bin and its weights.
+
+    One matrix product would wake all threads of the linear algebra, which then spin where the decoder should work.
+    """
     mel = require("librosa.filters", extra="media").mel
-    return mel(sr=rate, n_fft=fft, n_mels=bands, fmin=lowest, fmax=rate / 2)
+    rows = mel(sr=rate, n_fft=fft, n_mels=bands, fmin=lowest, fmax=rate / 2)
+    spans = [np.flatnonzero(row)[[0, -1]] for row in rows]
+    return [(int(first), row[first : last + 1].copy()) for row, (first, last) in zip(rows, spans, strict=True)]

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_dualspace import trainer, training_data
+from modeling_dualspace.console import StoppedError
 from modeling_dualspace.evaluation import evaluate_model
 from modeling_dualspace.run_folder import RunFolder
 from modeling_dualspace.training_data import TrainingData
-from modeling_dualspace.training_progress import StoppedError
 from modeling_dualspace.training_run import train
 
 MODEL = {"embed_dim": 4, "explicit_dim": 4, "audio_hidden": [16], "visual_hidden": [12, 16], "dropout": 0.3}

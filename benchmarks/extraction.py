@@ -1,0 +1,179 @@
+"""Extraction is as fast as decoding, and decoding as fast as ffmpeg's.
+
+    python benchmarks/extraction.py [--quick] [--check] [--film FILE]
+
+One film of 480 x 360 with sound is taken again and again until it lasts long enough (without --film a rendered one at
+30 frames a second, noisier than most). In one run, interleaved, the seconds of film read in a second by
+
+- `Film.read`, which gives mono sound at 16 kHz and a frame a second, and plain `ffmpeg` that decodes the same to raw
+  pixels and samples and throws them away, both with two threads: goal, within 1.3 x of ffmpeg's time;
+- `extract`, whole, with the default backbones: goal, 60 times real time on two cores;
+- the obvious script with the same backbones: sound by ffmpeg into a .wav and `librosa.load`, every frame by a decoder
+  of its own, a call of the network a clip;
+- `extract` and the obvious script with networks of transformers in place of the defaults. Their weights are random and
+  made on the spot: nothing can be downloaded here, and time does not depend on what they are. CLIP's vision tower
+  (ViT-B/32) and the Audio Spectrogram Transformer; with --quick, smaller ones.
+"""
+
+import argparse
+import contextlib
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import librosa
+import numpy as np
+from harness import interleaved, parse, report
+from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from modeling_dualspace.backbones import Backbone
+from modeling_dualspace.console import quiet
+from modeling_dualspace.extraction import extract
+from modeling_dualspace.known_backbones import load_backbone
+from modeling_dualspace.media import Film
+from modeling_dualspace.sample_clips import write_clip
+from modeling_dualspace.sample_scenes import render_clip
+
+THREADS, CLIP_SECONDS = 2, 10
+SMALL = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def make_film(folder: Path, given: str | None, seconds: int) -> Path:
+    """A film that lasts at least so long."""
+    short = Path(given) if given else folder / "short.mp4"
+    if not given:
+        write_clip(short, render_clip("fireworks", 0, 10, (480, 360), 30))
+    with Film(short) as film:
+        times = int(np.ceil(seconds / film.seconds))
+    out = folder / "films" / "film.mp4"
+    out.parent.mkdir()
+    run("ffmpeg", "-stream_loop", times - 1, "-i", short, "-c", "copy", "-fflags", "+genpts", out)
+    return out
+
+
+def run(*words: Any) -> None:
+    """A command, silent unless it fails."""
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(f"{words[0]} failed: {done.stderr[-500:]}")
+
+
+def decode(film: Path) -> None:
+    """Ours."""
+    with Film(film, threads=THREADS) as opened:
+        for _ in opened.read(rate=16_000, times=itertools.count()):
+            pass
+
+
+def decode_by_ffmpeg(film: Path) -> None:
+    """The same into the void."""
+    pictures = ["-map", "0:v", "-vf", "fps=1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-y", "/dev/null"]
+    sound = ["-map", "0:a", "-ac", "1", "-ar", "16000", "-f", "s16le", "-y", "/dev/null"]
+    run("ffmpeg", "-v", "error", "-threads", THREADS, "-i", film, *pictures, *sound)
+
+
+def extracted(film: Path, out: Path, **backbones: str) -> None:
+    """Ours, whole: windows of ten seconds into a data set."""
+    with quiet(all_warnings=True):
+        extract(film.parent, out, window=CLIP_SECONDS, overwrite=True, progress=False, **backbones)
+
+
+def obvious(film: Path, folder: Path, audio: Backbone, visual: Backbone) -> np.ndarray:
+    """What one writes first."""
+    wav = folder / "sound.wav"
+    run("ffmpeg", "-v", "error", "-y", "-i", film, "-ac", "1", "-ar", "16000", wav)
+    seconds = librosa.get_duration(path=wav)
+    rows = []
+    for start in range(0, int(seconds) - CLIP_SECONDS + 1, CLIP_SECONDS):
+        samples, _ = librosa.load(wav, sr=16_000, offset=start, duration=CLIP_SECONDS)
+        length = audio.steps.length
+        pieces = [samples[first : first + length] for first in audio.steps.starts(len(samples))]
+        heard = np.stack([audio.embed([[audio.prepare(piece)]])[0] for piece in pieces]).mean(axis=0)
+        frames = [frame_at(film, second) for second in range(start, start + CLIP_SECONDS)]
+        seen = np.stack([visual.embed([[visual.prepare(frame)]])[0] for frame in frames]).mean(axis=0)
+        rows.append(np.concatenate([heard, seen]))
+    return np.stack(rows)
+
+
+def frame_at(film: Path, second: int) -> np.ndarray:
+    """A decoder of its own for a frame."""
+    with av.open(str(film)) as container:
+        stream = container.streams.video[0]
+        container.seek(int(second / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if frame.time is not None and frame.time >= second - 1e-6:
+                break
+        return frame.to_ndarray(format="rgb24")
+
+
+def networks(folder: Path, small: bool) -> dict[str, str]:
+    """Folders with random networks and their preprocessors."""
+    clip = CLIPVisionConfig(**SMALL, patch_size=32) if small else CLIPVisionConfig(patch_size=32)
+    ast = ASTConfig(**SMALL) if small else ASTConfig()
+    places = {"visual": folder / "clip", "audio": folder / "ast"}
+    with quiet(all_warnings=True), contextlib.redirect_stderr(None):
+        CLIPVisionModel(clip).save_pretrained(places["visual"])
+        CLIPImageProcessorPil().save_pretrained(places["visual"])
+        ASTModel(ast).save_pretrained(places["audio"])
+        ASTFeatureExtractor().save_pretrained(places["audio"])
+    return {name: str(place) for name, place in places.items()}
+
+
+def compared(film: Path, folder: Path, backbones: dict[str, str], repeats: int, more: dict[str, Callable]) -> dict:
+    """Median seconds of the whole way, ours and the obvious one, and of whatever else."""
+    audio, visual = (load_backbone(name, backbones[name]) for name in ("audio", "visual"))  # type: ignore[arg-type]
+    return interleaved(
+        repeats,
+        **more,
+        whole=lambda: extracted(film, folder / "features", **backbones),
+        obvious=lambda: obvious(film, folder, audio, visual),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Reads the film in all ways, and prints the figures."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--film")
+    given, rest = parser.parse_known_args(argv)
+    arguments = parse(__doc__, rest)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        film = make_film(folder, given.film, 60 if arguments.quick else 180)
+        with Film(film) as opened:
+            seconds = opened.seconds
+        decoders = {"decode": lambda: decode(film), "ffmpeg": lambda: decode_by_ffmpeg(film)}
+        defaults = {"audio": "logmel", "visual": "thumbnail"}
+        times = compared(film, folder, defaults, 3 if arguments.quick else 5, decoders)
+        found = networks(folder, arguments.quick)
+        nets = compared(film, folder, found, 1 if arguments.quick else 3, {})
+    ratio = times["decode"] / times["ffmpeg"]
+    figures = {
+        "film_seconds": seconds,
+        "decode_over_ffmpeg": ratio,
+        "times_real_time": {way: seconds / times[way] for way in ("decode", "ffmpeg", "whole", "obvious")},
+        "networks_times_real_time": {way: seconds / nets[way] for way in ("whole", "obvious")},
+        "obvious_over_whole": times["obvious"] / times["whole"],
+        "networks_obvious_over_whole": nets["obvious"] / nets["whole"],
+    }
+    speeds = figures["times_real_time"]
+    print(f"{seconds:.0f} s of 480 x 360; seconds of film in a second:")
+    print(f"  decoding alone: ours {speeds['decode']:.0f}, ffmpeg {speeds['ffmpeg']:.0f} ({ratio:.2f} x its time)")
+    print(f"  logmel and thumbnail: extract {speeds['whole']:.0f}, obvious script {speeds['obvious']:.0f}")
+    speeds = figures["networks_times_real_time"]
+    size = "small random networks" if arguments.quick else "AST and CLIP ViT-B/32, random weights"
+    print(f"  {size}: extract {speeds['whole']:.1f}, obvious script {speeds['obvious']:.1f}")
+    goals = {
+        "decoding within 1.3 x of ffmpeg": ratio <= 1.3,
+        "default backbones at least 60 x real time": figures["times_real_time"]["whole"] >= 60,
+    }
+    return report("extraction", figures, goals, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
