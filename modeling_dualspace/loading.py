@@ -85,7 +85,7 @@ def find_processor(spec: str | None, *places: tuple[str, str]) -> DualSubspacePr
             if not file.is_file() and is_hub_id(name):
                 file = Path(hf_hub_download(name, PROCESSOR_NAME, repo_type=kind))
             processor = DualSubspaceProcessor.from_pretrained(file.parent) if file.is_file() else None
-        except (HTTPError, OSError, EntryNotFoundError, LocalEntryNotFoundError):
+        except (HTTPError, OSError, ValueError, EntryNotFoundError, LocalEntryNotFoundError):
             continue
         if processor is not None and processor.feature_spec == spec:
             return processor

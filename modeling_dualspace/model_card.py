@@ -53,23 +53,27 @@ def render(
         own: a template that extends ours.
     """
     first, config = measured[0], values["config"]
-    everything = dict(values) | {
-        "result": first.result,
-        "results": [one.result for one in measured],
-        "measured": [_part(one) for one in measured],
-        "recipe": _recipe(run, first, config, values["init"]),
-        "feature_spec": plain(config.feature_spec),
-        "data_card": first.card,
-        "data_repo": first.repo_id,
-        "command": plain_command(first.result["command"]),
-        "validation": _validation(run),
-        "trained_on": _trained_on(config, first),
-        "summary": _summary(run),
-        "compute": _compute(run),
-        "environment": _environment(first.result["environment"]),
-        "class_names": _class_names(config),
-        "limits": _limits(measured, looks, values["init"]),
-    }
+    everything = (
+        {"processor": None}
+        | dict(values)
+        | {
+            "result": first.result,
+            "results": [one.result for one in measured],
+            "measured": [_part(one) for one in measured],
+            "recipe": _recipe(run, first, config, values["init"]),
+            "feature_spec": plain(config.feature_spec),
+            "data_card": first.card,
+            "data_repo": first.repo_id,
+            "command": plain_command(first.result["command"]),
+            "validation": _validation(run),
+            "trained_on": _trained_on(config, first),
+            "summary": _summary(run),
+            "compute": _compute(run),
+            "environment": _environment(first.result["environment"]),
+            "class_names": _class_names(config),
+            "limits": _limits(measured, looks, values["init"]),
+        }
+    )
     text = fill(resource(TEMPLATE), own, everything)
     card = parse(re.sub(r"\n{3,}", "\n\n", text), "model")
     said = card.data.get("datasets") or []

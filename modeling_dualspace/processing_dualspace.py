@@ -215,6 +215,14 @@ class DualSubspaceProcessor(ProcessorMixin):
         return saved | ({"auto_map": self.auto_map} if self.auto_map else {})
 
     @classmethod
+    def get_processor_dict(cls, *args: Any, **kwargs: Any):
+        """As for any processor; a file that holds something else is refused."""
+        try:
+            return super().get_processor_dict(*args, **kwargs)
+        except AttributeError:
+            raise ValueError("Expected an object in processor_config.json, got something else: save it again.") from None
+
+    @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any):
         """Made of what was saved; `device`, `dtype`, `batch_size` and `limits` are the caller's."""
         missing = [name for name in MODALITIES if not isinstance(processor_dict.get(name), Mapping)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from modeling_dualspace import __version__
-from modeling_dualspace.cli import main
+from modeling_dualspace.cli import build_parser, main
 from modeling_dualspace.feature_schema import feature_columns
 from modeling_dualspace.results import read_result, render
 
+ROOT = Path(__file__).parent.parent
 SCRIPT = str(Path(sys.executable).parent / "dualspace")
 
 
@@ -30,17 +32,28 @@ def test_both_ways_in_answer_with_the_version(command):
     assert (done.returncode, done.stdout.strip()) == (0, f"dualspace {__version__}")
 
 
-def test_demo_trains_and_answers_in_json_with_progress_apart(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path), "--epochs", "2", "--json"]) == 0
+def test_the_demo_goes_the_whole_way_and_can_be_shown_again(tmp_path, capsys):
+    argv = ["demo", "--out", str(tmp_path), "--epochs", "1", "--clips-per-class", "5", "--json"]
+    assert main(argv) == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert result["synthetic"] and (tmp_path / "model" / "model.safetensors").exists()
-    scores = {name: score["map"] for name, score in result["scores"].items()}
-    # Ten classes of uneven size: a random ranking scores about .113 on a thousand clips.
-    assert scores["random"] < 0.12
-    assert scores["dual, weighted cluster CCA"] > scores["CCA of the raw features"] > 0.2
-    assert len(result["search"]["found"]) == 5
-    assert "epoch 2/2" in printed.err
+    assert result["synthetic"] and result["splits"] == {"train": 30, "validation": 10, "test": 10}
+    assert set(result["scores"]) == {"random", "CCA of the raw features", "dual-subspace model"}
+    assert all(0 < score["map"] < 1 for score in result["scores"].values()) and len(result["search"]["found"]) == 5
+    assert "<svg" in Path(result["report"]).read_text() or "<img" in Path(result["report"]).read_text()
+    assert {path.name for path in Path(result["model"]).iterdir()} > {"model.safetensors", "processor_config.json"}
+    # Each step is the command that does it: `dualspace ...` parses, and the script exists.
+    for number, command in enumerate(result["commands"], start=1):
+        words = shlex.split(command)
+        assert f"{number}. {command}" in printed.err
+        assert (ROOT / words[1]).is_file() if words[0] == "python" else build_parser().parse_args(words[1:])
+
+
+@pytest.mark.slow  # a minute
+def test_the_demo_finds_more_than_its_rivals(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    scores = {name: score["map"] for name, score in json.loads(capsys.readouterr().out)["scores"].items()}
+    assert scores["dual-subspace model"] > scores["CCA of the raw features"] > scores["random"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +74,8 @@ def test_a_failure_is_one_sentence_and_exit_code_1(tmp_path, capsys):
     file = tmp_path / "taken"
     file.write_text("")
     assert main(["demo", "--out", str(file)]) == 1
-    assert capsys.readouterr().err == f"dualspace: Not a directory: {file}/model\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dualspace: {file} is a file, so nothing can lie below it: name another place than ")
 
 
 # evaluate
@@ -238,7 +252,7 @@ from datetime import timedelta
 import torch, torch.distributed as dist
 from accelerate import PartialState
 from modeling_dualspace import average_precision
-from modeling_dualspace.cli import main
+from modeling_dualspace.cli import build_parser, main
 
 torch.set_num_threads(1)
 average_precision.CHUNK_SCORES = 7 * 40  # six chunks of queries, so that ranking is shared out too

@@ -270,7 +270,7 @@ def test_parts_are_what_changes_its_shape_with_the_data(make_model, settings):
 @pytest.mark.parametrize("settings", [{"fusion": "cca"}, {"fusion_features": False}, {}])
 @pytest.mark.parametrize("built", [{"fusion": "cca"}, {"fusion_features": False}, {}])
 def test_a_fusion_that_was_renamed_after_building_finishes_and_reloads(make_model, batch, tmp_path, built, settings):
-    """As `dualspace demo` compares fusions of one model."""
+    """As benchmarks compare fusions of one model."""
     model, twin = make_model(**built), make_model(**settings)
     for towers in ("audio_towers", "visual_towers"):
         getattr(twin, towers).load_state_dict(getattr(model, towers).state_dict())
