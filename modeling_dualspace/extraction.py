@@ -7,6 +7,7 @@ the processor that made its features, and a table of the clips that could not be
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .distributed import from_first, process_index, world_size
 from .extracted_set import Extracted, check_out, finished, write_set
 from .extraction_plan import Settings, Shard, plan
 from .extraction_shards import Row, is_whole, write_shard
+from .files import locked
 from .film_reader import Piece, Reading, reading
 from .known_backbones import DEFAULTS, load_backbone
 from .media import Limits
@@ -88,15 +90,18 @@ def extract(
     if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
         return former
     from_first(lambda: check_out(asked, overwrite))
-    with asked_to_stop() as stop:
+    with ExitStack() as stack:
+        taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
+        from_first(lambda: stack.enter_context(locked(asked.folder, taken)))
+        stop = stack.enter_context(asked_to_stop())
         work = _Work(asked, workers or _cores(), stop, progress and not process_index())
         work.run()
         if process_index():
             return {}
         work.wait()
         written = write_set(asked, overwrite=overwrite, progress=progress)
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    return written
+        shutil.rmtree(asked.folder, ignore_errors=True)
+        return written
 
 
 def _listed(source: str | Path, settings: Settings) -> tuple[ClipList, list[Shard]]:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 MANIFEST = ".made-by-dualspace"
@@ -137,6 +140,36 @@ def write_manifest(folder: Path) -> None:
 def read_manifest(text: str) -> dict[str, int]:
     """The size of each file that was made here, by its name."""
     return {name: int(size) for size, name in (line.split(" ", 1) for line in text.splitlines())}
+
+
+@contextmanager
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Nobody else works in a folder meanwhile; the system lets go when the process ends, however it ends.
+
+    Args:
+        folder: made where there is none, and removed again if nothing was begun in it.
+        taken: what to say where somebody else does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    make_folders(folder)
+    lock = folder / ".lock"
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(taken) from None
+        except OSError:  # a file system without locks
+            logger.debug("%s cannot be locked", folder)
+        try:
+            yield
+        finally:
+            if folder.is_dir() and [one.name for one in folder.iterdir()] == [".lock"]:
+                lock.unlink()
+                folder.rmdir()
 
 
 @contextmanager

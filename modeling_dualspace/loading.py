@@ -1,5 +1,6 @@
 """What a person names, by its folder or by its id on the Hub: a model that embeds both modalities, a data set."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .feature_dataset import dataset_fingerprint
 from .feature_schema import MODALITIES, Description
 from .processing_dualspace import DualSubspaceProcessor
 from .results import is_hub_id, model_folder
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(path: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -85,7 +88,10 @@ def find_processor(spec: str | None, *places: tuple[str, str]) -> DualSubspacePr
             if not file.is_file() and is_hub_id(name):
                 file = Path(hf_hub_download(name, PROCESSOR_NAME, repo_type=kind))
             processor = DualSubspaceProcessor.from_pretrained(file.parent) if file.is_file() else None
-        except (HTTPError, OSError, ValueError, EntryNotFoundError, LocalEntryNotFoundError):
+        except ValueError as error:
+            logger.warning("The processor of %s is left out: %s", name, error)
+            continue
+        except (HTTPError, OSError, EntryNotFoundError, LocalEntryNotFoundError):
             continue
         if processor is not None and processor.feature_spec == spec:
             return processor

@@ -220,7 +220,9 @@ class DualSubspaceProcessor(ProcessorMixin):
         try:
             return super().get_processor_dict(*args, **kwargs)
         except AttributeError:
-            raise ValueError("Expected an object in processor_config.json, got something else: save it again.") from None
+            raise ValueError(
+                "Expected an object in processor_config.json, got something else: save it again."
+            ) from None
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any):

@@ -1,7 +1,6 @@
 """A run on disk: its recipe, its history, its checkpoints, the model that came out, and who is at work on it."""
 
 import json
-import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import Checkpoint, checkpoints_in, load_checkpoint, save_checkpoint
-from .files import make_folders, recover, swap_in, write_file, write_json
+from .files import locked, recover, swap_in, write_file, write_json
 from .recipe import NO_MATTER, Recipe
 from .results import Run
-
-logger = logging.getLogger(__name__)
 
 OUTCOME = ("history.jsonl", "summary.json", "checkpoints", "model", "before-refit", "results", "trackers")
 MADE = (*OUTCOME, "final.jsonl", ".lock", "recipe.yaml")
@@ -93,27 +90,8 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else trains here meanwhile; the system lets go when the process ends, however it ends."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
+        with locked(self.path, f"Another process is training in {self.path}: name another folder by output=."):
             yield
-            return
-        make_folders(self.path)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"Another process is training in {self.path}: name another folder by output=."
-                ) from None
-            except OSError:  # a file system without locks
-                logger.debug("%s cannot be locked", self.path)
-            try:
-                yield
-            finally:
-                if [one.name for one in self.path.iterdir()] == [".lock"]:  # nothing was begun
-                    (self.path / ".lock").unlink()
-                    self.path.rmdir()
 
     @property
     def latest_step(self) -> int | None:
