@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,9 +41,10 @@ class Steps:
     least: float = 0.5
 
     def __post_init__(self):
-        object.__setattr__(self, "rate", int(self.rate) if self.rate == int(self.rate) else self.rate)
-        if not (self.rate > 0 and self.length > 0 and self.hop > 0 and 0 < self.least <= 1):
+        if not (0 < self.rate < math.inf and self.length > 0 and self.hop > 0 and 0 < self.least <= 1):
             raise ValueError(f"A rate, a length and a hop are positive, and `least` lies in 0..1: got {self}.")
+        if self.rate == int(self.rate):  # 1 and 1.0 are one rate, in a hash too
+            object.__setattr__(self, "rate", int(self.rate))
 
     def starts(self, count: int) -> list[int]:
         """Where units start in a clip of `count` samples or frames; none where there is nothing."""

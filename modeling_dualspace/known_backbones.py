@@ -1,10 +1,13 @@
-"""Backbones by name, folder or id of the Hub."""
+"""Backbones by name, folder or id of the Hub; what is written down of one, and loaded again."""
 
+import difflib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .audio_backbones import LogMel
-from .backbones import Backbone, Modality, Steps
+from .backbones import Backbone, Modality, Steps, digest
 from .visual_backbones import Thumbnail
 
 BUILT_IN: dict[Modality, dict[str, Callable[..., Backbone]]] = {
@@ -62,14 +65,51 @@ def load_backbone(
         )
     except ValueError as error:
         names = ", ".join(BUILT_IN[modality])
-        raise ValueError(f"The {modality} backbone {source!r} cannot be loaded: {error} (Built in: {names}.)") from None
+        raise ValueError(f"The {modality} backbone {source!r} cannot be loaded (built in: {names}): {error}") from None
+
+
+def check_known(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Raises where there is a key that nobody reads."""
+    for key in sorted(set(given) - known):
+        close = difflib.get_close_matches(key, known, n=1)
+        raise ValueError(f"{where}: there is no key `{key}`.{f' Did you mean `{close[0]}`?' if close else ''}")
+
+
+def check_record(modality: Modality, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What was saved of a backbone; raises where it is not whole, or its constants are not those it is named after."""
+    kinds = {"spec": str, "source": str, "width": int, "weights": str, "constants": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise ValueError(f"What was saved of the {modality} backbone has no `{wrong[0]}` as it should: save it again.")
+    check_known(record, {*kinds, "revision", "versions"}, f"What was saved of the {modality} backbone")
+    try:
+        Steps(**record["constants"]["steps"])
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"What was saved of the {modality} backbone does not say how tracks are cut (`constants.steps`) in words "
+            "that this version knows: save it again, or take the version that saved it."
+        ) from None
+    if record["spec"].partition("@")[2] != digest(record["constants"], record["weights"]):
+        raise ValueError(
+            f"What was saved of the {modality} backbone was changed: its constants are not those of {record['spec']}."
+        )
+    return dict(record)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part in making features, as far as they are installed."""
+    found = {}
+    for package in ("transformers", "torch", "numpy", "librosa", "av"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def reload_backbone(
     modality: Modality, record: Mapping[str, Any], *, device: str | None = None, dtype: str | None = None
 ) -> Backbone:
     """The backbone that a record is of; raises where what is loaded would give other vectors."""
-    steps = Steps(**record["constants"]["steps"])
+    steps = Steps(**check_record(modality, record)["constants"]["steps"])
     built_in = record["source"] in BUILT_IN[modality]
     found = load_backbone(
         modality,
@@ -80,7 +120,7 @@ def reload_backbone(
         device=device,
         dtype=dtype,
     )
-    if found.spec != record["spec"]:
+    if found.spec != record["spec"] or found.width != record["width"]:
         was, now = record, found.record()
         differ = [key for key in ("width", "weights") if was.get(key) != now[key]]
         differ += [

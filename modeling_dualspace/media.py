@@ -77,14 +77,20 @@ class Picture:
 
 @dataclass
 class Track:
-    """One track as the file describes it, and how far it was read."""
+    """One track as the file describes it, and how far it was read; `ended` says that there was no more to read."""
 
     stream: Any
     codec: str
     seconds: float | None
     reached: float = 0.0
+    ended: bool = False
     packets: int = 0
     damaged: int = 0
+
+    def pass_over(self, packet: Any, zero: float) -> None:
+        """Takes down how far a packet reaches that nobody decodes."""
+        if packet.pts is not None:
+            self.reached = max(self.reached, float((packet.pts + (packet.duration or 0)) * packet.time_base) - zero)
 
 
 class Film:
@@ -183,11 +189,11 @@ class Film:
         guessed = self._format in GUESSED
         if self._container.duration and not guessed:
             return self._container.duration / 1_000_000
-        told = [track.seconds for track in (self.audio, self.visual) if track is not None and track.seconds]
+        told = [track.seconds for track in self._tracks if track.seconds]
         if told and not guessed:
             return max(told)
         last = elapsed = 0.0
-        streams = [track.stream for track in (self.audio, self.visual) if track is not None]
+        streams = [track.stream for track in self._tracks]
         try:
             for packet in self._container.demux(streams):
                 lasts = float((packet.duration or 0) * packet.time_base)
@@ -209,19 +215,28 @@ class Film:
         self._check_pixels()
 
     @property
+    def _tracks(self) -> list[Track]:
+        return [track for track in (self.audio, self.visual) if track is not None]
+
+    @property
     def _format(self) -> str:
         return self._container.format.name.split(",")[0]
 
     def missing(self, until: float | None = None) -> str | None:
         """What is wrong where a film that was read ended before it should, at `until`, or where its header says.
 
-        A second or a fiftieth may be missing: tracks do not end together, and headers round.
+        A second or a fiftieth may be missing: tracks do not end together, and headers round. A track that gave all that
+        was asked of it is whole. Where tracks do not say how long they are, the one that reaches further counts.
         """
-        until = self.seconds if until is None else min(until, self.seconds)
-        reached = max((track.reached for track in (self.audio, self.visual) if track is not None), default=0.0)
-        if self._format not in EXACT or reached >= until - max(1.0, 0.02 * until):
-            return None
-        return f"is cut off: it ends after {reached:.1f} s, and says it lasts {self.seconds:.1f} s"
+        for track in self._tracks if self._format in EXACT else ():
+            if not (track.packets and track.ended):
+                continue
+            told = self.seconds if track.seconds is None else min(track.seconds, self.seconds)
+            end = told if until is None else min(until, told)
+            reached = track.reached if track.seconds is not None else max(one.reached for one in self._tracks)
+            if reached < end - max(1.0, 0.02 * end):
+                return f"is cut off: it ends after {reached:.1f} s, and says it lasts {told:.1f} s"
+        return None
 
     def check_whole(self) -> None:
         """Raises where `missing` says so."""
@@ -263,8 +278,14 @@ class Film:
             readers[self.visual.stream.index] = _PictureReader(self.visual, times, self._zero, end)
         if not readers:
             return
-        for packet in self._packets([reader.track.stream for reader in readers.values()], start):
-            reader = readers[packet.stream.index]
+        streams = [reader.track.stream for reader in readers.values()]
+        # Where no track says how long it is, the other one shows how far the file goes.
+        others = {track.stream.index: track for track in self._tracks if track.seconds is None}
+        streams += [track.stream for index, track in others.items() if index not in readers]
+        for packet in self._packets(streams, start):
+            if (reader := readers.get(packet.stream.index)) is None:
+                others[packet.stream.index].pass_over(packet, self._zero)
+                continue
             if reader.done:
                 if all(other.done for other in readers.values()):
                     break
@@ -283,6 +304,7 @@ class Film:
         for reader in readers.values():
             if not reader.done:
                 yield from reader.finish()
+                reader.track.ended = not reader.done
             self._check_damage(reader.track)
 
     def _packets(self, streams: list[Any], start: float) -> Iterator[Any]:

@@ -1,17 +1,16 @@
 """Films, sounds and pictures as the model's inputs: the processor that is saved beside a model."""
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from .backbones import Backbone, Modality, digest
-from .known_backbones import DEFAULTS, load_backbone, reload_backbone
+from .backbones import Backbone, Modality
+from .known_backbones import DEFAULTS, check_known, check_record, load_backbone, reload_backbone, versions
 from .media import Film, Limits, MediaError
 from .media_inputs import as_list, as_pixels, as_samples, is_path, named
 from .optional import require
@@ -19,7 +18,8 @@ from .pooling import Owner, Pooling
 from .units import Unit, filled, units
 
 MODALITIES: tuple[Modality, ...] = ("audio", "visual")
-_PACKAGES = ("transformers", "torch", "numpy", "librosa", "av")
+_SETTINGS = ("limits", "batch_size", "device", "dtype")
+"""What is not saved."""
 
 
 class DualSubspaceProcessor(ProcessorMixin):
@@ -64,9 +64,13 @@ class DualSubspaceProcessor(ProcessorMixin):
         self._records: dict[Modality, dict[str, Any]] = {}
         for modality, given in zip(MODALITIES, (audio, visual), strict=True):
             if isinstance(given, Mapping):
-                self._records[modality] = _checked(modality, given)
+                self._records[modality] = check_record(modality, given)
                 continue
-            backbone = load_backbone(modality, given, device=device, dtype=dtype) if isinstance(given, str) else given
+            backbone = given
+            if is_path(given):
+                backbone = load_backbone(modality, str(given), device=device, dtype=dtype)
+            if not isinstance(backbone, Backbone):
+                raise ValueError(f"Expected a backbone or the name of one for {modality}, got {type(given).__name__}.")
             if backbone.modality != modality:
                 raise ValueError(f"{backbone.name} makes {backbone.modality} features, not {modality} ones.")
             self._loaded[modality], self._records[modality] = backbone, backbone.record()
@@ -123,10 +127,14 @@ class DualSubspaceProcessor(ProcessorMixin):
         if videos is not None and (audio is not None or images is not None):
             raise ValueError("A film has both its sound and its pictures: pass `videos`, or `audio` and `images`.")
         wanted = _wanted(modalities)
+        if fps is not None and not 0.01 <= fps <= 1000:
+            raise ValueError(f"`fps` is frames a second, .01 to 1000, got {fps}.")
         rows: dict[Modality, list[Any]] = {}
         if videos is not None:
             films = as_list(videos, 4)
-            shown: tuple[Modality, ...] = ("visual",) if not all(map(is_path, films)) else wanted
+            if modalities is not None and "audio" in wanted and not all(map(is_path, films)):
+                raise ValueError("Rows of frames have no sound: pass files, or the sound by `audio`.")
+            shown: tuple[Modality, ...] = wanted if all(map(is_path, films)) else ("visual",)
             rows = {modality: films for modality in shown}
             streams = [self._film(film, shown, fps) for film in films]
         else:
@@ -176,6 +184,8 @@ class DualSubspaceProcessor(ProcessorMixin):
     def _frames(self, frames: Any, fps: float | None) -> Iterator[Unit]:
         backbone = self.backbone("visual")
         steps = backbone.steps
+        if not len(frames):
+            raise ValueError("A film has no frames: leave it out.")
         count = len(frames) if fps is None else math.ceil(len(frames) / fps * steps.rate - 1e-6)
         places = [
             number if fps is None else min(len(frames) - 1, int(number / steps.rate * fps + 1e-6))
@@ -195,6 +205,8 @@ class DualSubspaceProcessor(ProcessorMixin):
         samples = as_samples(sound)
         if sampling_rate is None:
             raise ValueError("Samples say nothing about their speed: pass `sampling_rate`, samples a second.")
+        if not isinstance(sampling_rate, int) or not 1_000 <= sampling_rate <= 1_000_000:
+            raise ValueError(f"`sampling_rate` is a whole number from 1,000 to 1,000,000, got {sampling_rate!r}.")
         if sampling_rate != backbone.steps.rate:
             resample = require("librosa", extra="media").resample
             samples = resample(samples, orig_sr=sampling_rate, target_sr=backbone.steps.rate)
@@ -204,38 +216,48 @@ class DualSubspaceProcessor(ProcessorMixin):
     def _image(self, image: Any) -> Iterator[Unit]:
         """A picture is a film that stands still."""
         backbone = self.backbone("visual")
-        frame = backbone.prepare(as_pixels(image))
+        frame = backbone.prepare(as_pixels(image, self.limits))
         yield Unit("visual", (0,), filled([frame], backbone.steps.length))
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: the backbones by name, version and constants, and what they are called together."""
         saved: dict[str, Any] = {"processor_class": type(self).__name__, "feature_spec": self.feature_spec}
         for modality, record in self._records.items():
-            saved[modality] = record | {"versions": _versions()}
+            saved[modality] = {"versions": versions()} | record
         return saved | ({"auto_map": self.auto_map} if self.auto_map else {})
 
     @classmethod
-    def get_processor_dict(cls, *args: Any, **kwargs: Any):
-        """As for any processor; a file that holds something else is refused."""
+    def get_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any):
+        """As for any processor; a file that holds something else is refused, and so is a place without one."""
+        place = pretrained_model_name_or_path
         try:
-            return super().get_processor_dict(*args, **kwargs)
+            found, rest = super().get_processor_dict(place, **kwargs)
         except AttributeError:
+            found, rest = {}, {}
+        missing = [name for name in MODALITIES if not isinstance(found.get(name), Mapping)]
+        if missing:
             raise ValueError(
-                "Expected an object in processor_config.json, got something else: save it again."
-            ) from None
+                f"{place} holds no processor of ours, with the backbones {' and '.join(MODALITIES)} in "
+                f"processor_config.json ({missing[0]} is missing): save one there by `save_pretrained`."
+            )
+        check_known(
+            found, {*MODALITIES, "feature_spec", "processor_class", "auto_map"}, f"{place}, processor_config.json"
+        )
+        return found, rest
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any):
         """Made of what was saved; `device`, `dtype`, `batch_size` and `limits` are the caller's."""
-        missing = [name for name in MODALITIES if not isinstance(processor_dict.get(name), Mapping)]
-        if missing:
+        for key in kwargs:
+            if key not in _SETTINGS and (close := difflib.get_close_matches(key, _SETTINGS, n=1)):
+                raise ValueError(f"A processor has no setting `{key}`. Did you mean `{close[0]}`?")
+        settings = {key: value for key, value in kwargs.items() if key in _SETTINGS}
+        processor = cls(*(processor_dict[name] for name in MODALITIES), **settings)
+        if processor_dict.get("feature_spec") != processor.feature_spec:
             raise ValueError(
-                f"A saved processor has the backbones {' and '.join(MODALITIES)}; {missing[0]} is missing."
+                f"The saved processor was changed: it says it makes {processor_dict.get('feature_spec')}, and its "
+                f"backbones make {processor.feature_spec}."
             )
-        names = ("limits", "batch_size", "device", "dtype")
-        processor = cls(
-            *(processor_dict[name] for name in MODALITIES), **{k: v for k, v in kwargs.items() if k in names}
-        )
         processor.auto_map = processor_dict.get("auto_map")
         return (processor, {}) if kwargs.get("return_unused_kwargs") else processor
 
@@ -245,26 +267,6 @@ def _wanted(modalities: Sequence[Modality] | None) -> tuple[Modality, ...]:
     if isinstance(modalities, str) or not wanted or set(wanted) - set(MODALITIES):
         raise ValueError(f'`modalities` is ("audio",), ("visual",) or both, got {modalities!r}.')
     return tuple(name for name in MODALITIES if name in wanted)
-
-
-def _checked(modality: Modality, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was saved of a backbone; raises where it is not whole, or its constants are not those it is named after."""
-    needed = ("spec", "source", "width", "weights", "constants")
-    if not all(key in record for key in needed) or "steps" not in record["constants"]:
-        raise ValueError(f"What was saved of the {modality} backbone lacks some of {', '.join(needed)}: save it again.")
-    if record["spec"].partition("@")[2] != digest(record["constants"], record["weights"]):
-        raise ValueError(
-            f"What was saved of the {modality} backbone was changed: its constants are not those of {record['spec']}."
-        )
-    return {key: record[key] for key in (*needed, "revision") if key in record}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 DualSubspaceProcessor.register_for_auto_class("AutoProcessor")

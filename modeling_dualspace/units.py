@@ -190,10 +190,11 @@ class _Seeing:
         self.backbone, self.rate = backbone, backbone.steps.rate
         self.grids: dict[float, list[tuple[int, int, float]]] = {}
         for number, start, end in clips:
-            first, phase = divmod(round(start * 1000), 1000 / self.rate)
+            place = round(start * 1000) * self.rate / 1000
+            first = math.floor(place + 1e-6)
             # A frame for each moment from the start on and before the end; one at least.
             count = math.inf if end == math.inf else max(1, math.ceil((end - start) * self.rate - 1e-6))
-            self.grids.setdefault(round(phase, 6), []).append((number, int(first), first + count))
+            self.grids.setdefault(abs(round(place - first, 6)), []).append((number, first, first + count))
         self.cutters = {phase: Cutter(backbone.steps, spans, []) for phase, spans in self.grids.items()}
         self.wanted: dict[float, list[tuple[float, int]]] = {}
 
@@ -209,7 +210,7 @@ class _Seeing:
         for first, last in sorted((first, last) for _, first, last in spans):
             place = max(place, first)
             while place < last:
-                yield phase / 1000 + place / self.rate, phase, place
+                yield (place + phase) / self.rate, phase, place
                 place += 1
 
     def take(self, picture: Picture) -> Iterator[Unit]:

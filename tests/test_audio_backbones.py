@@ -12,12 +12,12 @@ from modeling_dualspace.backbones import Steps
 
 RATE, FFT, WINDOW, HOP, BANDS = 16_000, 512, 400, 160, 32
 
-# Levels lie around 10 to 100 dB, where float32 has steps of 1e-6 to 8e-6. A transform of 512 samples knows a line of the
-# spectrum to 1e-7 of the strongest one, and so its level, where it is 20 dB weaker (the noise below), to 1e-5 dB: a few
-# steps in all (seen: 7e-6). A hundred of 1e-6, and far below what a wrong window or another scale would make: whole dB.
+# Levels lie around 10 to 100 dB, where float32 has steps of 1e-6 to 8e-6. A transform of 512 samples knows a line of
+# the spectrum to 1e-7 of the strongest one, and so its level, where it is 20 dB weaker (the noise below), to 1e-5 dB: a
+# few steps in all (seen: 7e-6). Far below what a wrong window or another scale would make: whole dB.
 CLOSE = 1e-4
-# Where nothing but a pure tone sounds, the far bands hold what leaks there, 1e-6 of its amplitude and less, of which the
-# transform knows a tenth; over the lines of a band and a hundred frames most of that cancels (seen: 4e-5 dB).
+# Where nothing but a pure tone sounds, the far bands hold what leaks there, 1e-6 of its amplitude and less, of which
+# the transform knows a tenth; over the lines of a band and a hundred frames most of that cancels (seen: 4e-5 dB).
 LEAKED = 0.01
 
 
@@ -62,7 +62,7 @@ def loudness(samples):
 def statistics(bands):
     count = bands.shape[1]
     mean = [sum(band) / count for band in bands]
-    spread = [np.sqrt(sum((value - middle) ** 2 for value in band) / count) for band, middle in zip(bands, mean)]
+    spread = [np.sqrt(sum((value - sum(band) / count) ** 2 for value in band) / count) for band in bands]
     slope = [sum(value * (2 * t / (count - 1) - 1) for t, value in enumerate(band)) / count for band in bands]
     change = [sum(abs(band[t] - band[t - 1]) for t in range(1, count)) / (count - 1) for band in bands]
     return np.array([*mean, *spread, *slope, *change])

@@ -13,10 +13,6 @@ from modeling_dualspace.known_backbones import BUILT_IN, DEFAULTS, load_backbone
 from modeling_dualspace.visual_backbones import Thumbnail
 
 
-def bug(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def changed(backbone, **constants):
     """What another version, whose constants are others, would have saved: whole, and under its own name."""
     record = json.loads(json.dumps(backbone.record()))
@@ -73,7 +69,7 @@ def test_a_name_of_the_other_modality_is_refused_with_those_there_are(modality, 
 
 
 def test_a_name_nobody_knows_is_a_sentence_that_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"^The audio backbone 'logmels' cannot be loaded: .* \(Built in: logmel\.\)$"):
+    with pytest.raises(ValueError, match=r"^The audio backbone 'logmels' cannot be loaded \(built in: logmel\): "):
         load_backbone("audio", "logmels")
 
 
@@ -110,19 +106,18 @@ def test_a_network_is_loaded_by_its_source_and_commit_and_cut_as_it_was(asked):
         (changed(LogMel(), bands=64), r"bands 64 then, 32 now"),
         (changed(LogMel(), window=512, floor=1e-8), r"floor 1e-08 then, 1e-10 now; window 512 then, 400 now"),
         (changed(LogMel(), dither=0.1), r"dither 0\.1 then, None now"),
-        (changed(LogMel(), steps={"rate": 8000, "length": 8000, "hop": 8000, "least": 0.5}), r"steps \{.*\} then, .* now"),
+        (changed(LogMel(), steps={"rate": 8, "length": 8, "hop": 8, "least": 0.5}), r"steps \{.*\} then, \{.*\} now"),
         (LogMel().record() | {"spec": f"mellog@{LogMel().spec[-8:]}"}, "another network"),
     ],
     ids=["another value", "two others", "one more", "other steps", "another name"],
 )  # fmt: skip
 def test_what_would_give_other_vectors_is_refused_and_it_says_how_they_differ(record, said):
-    pattern = rf"^The audio features were made by {record['spec']}, and logmel is {LogMel().spec} here \({said}\): take "
-    with pytest.raises(ValueError, match=pattern + r"the version that was used, or extract and train anew\.$"):
+    pattern = rf"^The audio features were made by {record['spec']}, and logmel is {LogMel().spec} here \({said}\): "
+    with pytest.raises(ValueError, match=pattern + r"take the version that was used, or extract and train anew\.$"):
         reload_backbone("audio", record)
 
 
-@bug("`Steps(**...)` meets a name it does not know: TypeError, and Python's words")
-def test_steps_of_a_later_version_are_refused_by_the_same_sentence():
+def test_steps_of_a_later_version_are_refused_by_a_sentence():
     steps = copy.deepcopy(LogMel().record()["constants"]["steps"]) | {"window": "hann"}
-    with pytest.raises(ValueError, match=r"^The audio features were made by .* take the version that was used"):
+    with pytest.raises(ValueError, match="does not say how tracks are cut .* take the version that saved it"):
         reload_backbone("audio", changed(LogMel(), steps=steps))

@@ -15,10 +15,6 @@ from modeling_dualspace.optional import require
 Image = require("PIL.Image", extra="media")
 
 
-def bug(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def colours(height=6, width=9, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -33,8 +29,10 @@ def test_an_array_is_one_and_with_one_axis_more_it_is_several(many, shape, kind)
     assert len(as_list(one, many)) == 1 and as_list(one, many)[0] is one
     assert [tuple(each.shape) for each in as_list(several, many)] == [shape] * 3
     for wrong in (kind(np.ones(shape[:-1], np.float32)), kind(np.ones((1, 1, *shape), np.float32))):
-        with pytest.raises(ValueError, match=rf"^Expected an array of {many} axes, or {many + 1} for several, got shape \("):
-            as_list(wrong, many)  # fmt: skip
+        with pytest.raises(
+            ValueError, match=rf"^Expected an array of {many} axes, or {many + 1} for several, got .*\.$"
+        ):
+            as_list(wrong, many)
 
 
 @pytest.mark.parametrize("many", [1, 3, 4])
@@ -52,7 +50,6 @@ def test_nothing_is_none_and_an_empty_list_is_a_sentence(many):
             as_list(empty, many)
 
 
-@bug("`list(value)` of an array (0, ...) is [], and nobody looks: then `audio` and `images` give nothing without a word")
 @pytest.mark.parametrize("many, shape", [(1, (0, 50)), (3, (0, 4, 5, 3)), (4, (0, 2, 4, 5, 3))])
 def test_an_array_of_none_is_the_same_sentence(many, shape):
     with pytest.raises(ValueError, match="^Nothing to look at or listen to"):
@@ -67,7 +64,6 @@ def test_a_list_of_numbers_is_one_sound_and_a_list_of_sounds_several():
     assert len(as_list([[0.5, 0.25], [0.5]], 1)) == len(as_list([np.zeros(3), np.zeros(5)], 1)) == 2
 
 
-@bug("only Python's numbers are known (np.float64 is one): each np.float32 is taken for a sound of its own")
 def test_a_list_of_numpys_numbers_is_one_sound_too():
     assert len(as_list(list(np.zeros(5, np.float32)), 1)) == 1
 
@@ -81,7 +77,6 @@ def test_a_list_of_frames_is_one_film_and_a_list_of_such_lists_several():
     assert len(as_list([frame, frame], 3)) == 2  # pictures
 
 
-@bug("`list(5)`: TypeError, and Python's words")
 @pytest.mark.parametrize("many", [1, 3, 4])
 def test_what_is_neither_one_nor_several_is_a_sentence(many):
     with pytest.raises(ValueError, match=r"\.$"):
@@ -111,7 +106,7 @@ def test_a_little_beyond_one_is_let_pass_as_resamplers_make_it():
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((2, 50)), np.zeros((50, 2)), np.zeros(50, np.int16), np.zeros(50, bool), np.zeros(50, complex), 0.5, None],
+    [np.zeros((2, 50)), np.zeros((50, 2)), np.zeros(9, np.int16), np.zeros(9, bool), np.zeros(9, complex), 0.5, None],
     ids=["stereo", "stereo the other way", "whole numbers", "truths", "complex", "a number", "nothing"],
 )  # fmt: skip
 def test_what_is_no_row_of_floats_is_refused_and_told_what_to_do(wrong):
@@ -131,11 +126,10 @@ def test_samples_beyond_one_or_that_are_no_numbers_are_refused(wrong, largest):
 
 
 def test_a_sound_of_no_samples_is_refused():
-    with pytest.raises(ValueError, match=r"^A sound is one row of samples .*of shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"^A sound has no samples: leave it out"):
         as_samples(np.zeros(0))
 
 
-@bug("the sentence tells a sound of no samples to average its channels")
 def test_a_sound_of_no_samples_is_told_that_it_is_empty():
     with pytest.raises(ValueError, match="empty|no samples"):
         as_samples(np.zeros(0))
@@ -211,7 +205,6 @@ def test_a_damaged_picture_is_read_or_refused_but_never_ends_in_anything_else(fo
     assert outcomes == {"read", "refused"}
 
 
-@bug("PIL's DecompressionBombError is neither an OSError nor a ValueError, and below it `Limits.pixels` holds nothing")
 def test_a_small_file_of_a_huge_picture_is_refused_by_a_sentence(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
@@ -219,7 +212,6 @@ def test_a_small_file_of_a_huge_picture_is_refused_by_a_sentence(tmp_path):
         as_pixels(tmp_path / "bomb.png")
 
 
-@bug("EXIF's orientation is not looked at: `ImageOps.exif_transpose`, as `transformers.image_utils.load_image` does")
 def test_a_photograph_from_a_telephone_held_upright_is_upright_as_a_film_is(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise

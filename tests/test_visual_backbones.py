@@ -10,7 +10,7 @@ from modeling_dualspace.backbones import Steps
 from modeling_dualspace.visual_backbones import Thumbnail
 
 # All numbers lie within 0 and 1, where float32 has steps of 6e-8, and each is the end of about ten operations on such;
-# a gradient is a difference of two of them. Another order of summing moves the mean of 16 cells by no more (seen: 2e-7).
+# a gradient is a difference of two. Another order of summing moves the mean of 16 cells by no more (seen: 2e-7).
 CLOSE = 1e-6
 
 
