@@ -4,19 +4,16 @@ Nothing is kept but what the decoder holds: a film may be of any length. Seconds
 picture is the one on display at a moment, so a variable frame rate needs no care. Decoding is PyAV's (FFmpeg's).
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from .media_tracks import Picture, PictureReader, Sound, SoundReader, Track, UnreadableError
 from .optional import require
-
-Array = np.ndarray
 
 FORMATS = (
     "aac,ac3,aiff,amr,asf,asf_o,au,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
@@ -24,11 +21,12 @@ FORMATS = (
 )
 """What may be opened. Playlists are not among them: they name other files and addresses, and those would be opened."""
 
-BLOCK_SECONDS = 0.5
-GAP_SECONDS = 0.1
-"""Sound that is this far from where it should follow is put where its time says."""
 SEEK_SECONDS = 10.0
 """What lies further on is sought; before it, reading on is as fast."""
+BEFORE_SECONDS = (1.0, 10.0, 60.0)
+"""How far before the wanted place it is tried to seek to, until every track has a key frame there."""
+UNSOUGHT = {"ac3", "eac3", "h264", "hevc", "m4v", "mpeg", "mpegvideo"}
+"""Formats without an index, whose packets do not say where they belong."""
 DAMAGED_SHARE = 0.05
 GUESSED = {"aac", "ac3", "amr", "dv", "eac3", "flv", "h264", "hevc", "ivf", "m4v", "mp3", "mpeg", "mpegvideo", "rm"}
 """Formats whose length FFmpeg guesses from how many bytes a second take."""
@@ -59,40 +57,6 @@ class MediaError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Sound:
-    """Samples `(n,)`, float32 within -1 and 1; `first` is the number of the first among all of the film."""
-
-    first: int
-    samples: Array
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The frame on display at `time`, `(height, width, 3)` uint8, RGB, upright."""
-
-    time: float
-    frame: Array
-
-
-@dataclass
-class Track:
-    """One track as the file describes it, and how far it was read; `ended` says that there was no more to read."""
-
-    stream: Any
-    codec: str
-    seconds: float | None
-    reached: float = 0.0
-    ended: bool = False
-    packets: int = 0
-    damaged: int = 0
-
-    def pass_over(self, packet: Any, zero: float) -> None:
-        """Takes down how far a packet reaches that nobody decodes."""
-        if packet.pts is not None:
-            self.reached = max(self.reached, float((packet.pts + (packet.duration or 0)) * packet.time_base) - zero)
-
-
 class Film:
     """An open file. A context manager; `audio` and `visual` are None where there is no such track.
 
@@ -113,6 +77,7 @@ class Film:
         self.path, self.limits, self.threads = Path(path), limits or Limits(), threads
         self._av = require("av", extra="media")
         self._check_file()
+        self._begun = self._sought = False
         self._container = self._open()
         try:
             self.audio, self.visual = self._track("audio"), self._track("video")
@@ -150,11 +115,13 @@ class Film:
     def _open(self) -> Any:
         # `file:`, or what stands before a colon in a name would be taken for a protocol.
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        if self.limits.pixels is not None:  # what looks into the file decodes pictures, too
+            options["max_pixels"] = _with_margin(self.limits.pixels)
         try:
             return self._av.open(f"file:{self.path}", options=options, metadata_errors="replace")
         except PermissionError:
             raise self._error("cannot be read: Permission denied") from None
-        except (OSError, ValueError) as error:
+        except Exception as error:  # PyAV's are of many kinds: EOFError, LookupError, NotImplementedError ...
             raise self._error(f"is no film that can be read ({_why(error)})") from None
 
     def _track(self, kind: str) -> Track | None:
@@ -182,13 +149,16 @@ class Film:
         context.thread_type = "AUTO"
         context.thread_count = self.threads
         if limit is not None:  # later frames may be larger
-            context.options = {"max_pixels": str(limit)}
+            context.options = {"max_pixels": _with_margin(limit)}
 
     def _length(self) -> float:
         """Seconds as the file says; where it does not, all packets are looked at."""
         guessed = self._format in GUESSED
         if self._container.duration and not guessed:
-            return self._container.duration / 1_000_000
+            late = (
+                max(self._zero, 0.0) if self._format == "matroska" else 0.0
+            )  # it says when it ends, not how long it is
+            return max(self._container.duration / 1_000_000 - late, 0.0)
         told = [track.seconds for track in self._tracks if track.seconds]
         if told and not guessed:
             return max(told)
@@ -200,7 +170,7 @@ class Film:
                 elapsed += lasts
                 if packet.pts is not None:
                     last = max(last, float(packet.pts * packet.time_base) + lasts - self._zero)
-        except (OSError, ValueError):  # whatever is readable has been
+        except Exception:  # whatever is readable has been
             pass
         self._reopen()
         return last or elapsed
@@ -259,7 +229,8 @@ class Film:
         """Sound and pictures from `start` to `end`, each in order, as they come.
 
         Sound comes in blocks that follow each other; where a track starts late or is torn, the next block is where
-        its time says. A picture that nobody shows (before the first frame, after the last) is left out.
+        its time says. A picture that nobody shows (half a second before the first frame, after the last) is left out.
+        Reading again begins anew.
 
         Args:
             rate: samples a second; None leaves sound out.
@@ -271,13 +242,20 @@ class Film:
             MediaError: where nothing can be read on, or more than a twentieth of a track is damaged. A file that merely
                 ends too soon is no error here: see `Track.reached`.
         """
-        readers: dict[int, _SoundReader | _PictureReader] = {}
+        if self._begun:
+            self._reopen()
+        self._begun = True
+        readers: dict[int, SoundReader | PictureReader] = {}
         if rate is not None and self.audio is not None:
-            readers[self.audio.stream.index] = _SoundReader(self._av, self.audio, rate, self._zero, start, end)
+            readers[self.audio.stream.index] = SoundReader(self._av, self.audio, rate, self._zero, start, end)
         if times is not None and self.visual is not None:
-            readers[self.visual.stream.index] = _PictureReader(self.visual, times, self._zero, end)
-        if not readers:
-            return
+            reader = PictureReader(self.visual, times, self._zero, start, end, self.limits.pixels)
+            readers[self.visual.stream.index] = reader
+        if readers:
+            yield from self._read(readers, start)
+
+    def _read(self, readers: dict[int, SoundReader | PictureReader], start: float) -> Iterator[Sound | Picture]:
+        """What the readers make of the packets from a place on."""
         streams = [reader.track.stream for reader in readers.values()]
         # Where no track says how long it is, the other one shows how far the file goes.
         others = {track.stream.index: track for track in self._tracks if track.seconds is None}
@@ -290,41 +268,75 @@ class Film:
                 if all(other.done for other in readers.values()):
                     break
                 continue
-            reader.track.packets += packet.size > 0
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise self._error("needs more memory to be decoded than there is") from None
-            except (OSError, ValueError):  # a player would go on as well
-                reader.track.damaged += 1
-                continue
-            for frame in frames:
-                yield from reader.take(frame)
-                self._check_reached(reader.track)
+            for frame in self._frames(packet, reader.track):
+                yield from self._checked(reader.take(frame), reader.track)
         for reader in readers.values():
             if not reader.done:
-                yield from reader.finish()
+                yield from self._checked(reader.finish(), reader.track)
                 reader.track.ended = not reader.done
             self._check_damage(reader.track)
 
+    def _frames(self, packet: Any, track: Track) -> list[Any]:
+        """What is decoded of a packet; nothing where it is damaged, as a player would go on."""
+        track.packets += packet.size > 0
+        try:
+            return packet.decode()
+        except MemoryError:
+            raise self._error("needs more memory to be decoded than there is") from None
+        except Exception:
+            # What was sought may begin in the middle of something.
+            track.damaged += bool(packet.size) and not (self._sought and not track.reached)
+            return []
+
+    def _checked(self, pieces: Iterator[Any], track: Track) -> Iterator[Any]:
+        """The same; what goes wrong is an error of this file, and so is too long a film."""
+        while True:
+            try:
+                piece = next(pieces, None)
+            except UnreadableError as error:
+                raise self._error(str(error)) from None
+            except MemoryError:
+                raise self._error("needs more memory to be decoded than there is") from None
+            except Exception as error:
+                raise self._error(f"holds {track.codec} that cannot be converted ({_why(error)})") from None
+            self._check_reached(track)
+            if piece is None:
+                return
+            yield piece
+
     def _packets(self, streams: list[Any], start: float) -> Iterator[Any]:
         """Packets from a little before `start`, or from the beginning where the file cannot be sought."""
-        if start > SEEK_SECONDS:
-            try:
-                self._container.seek(int((start - 1 + self._zero) * 1_000_000), backward=True)
-                packets = self._demux(streams)
-                first = next(packets, None)
-                if first is not None and first.pts is not None:
-                    if float(first.pts * first.time_base) - self._zero <= start:
-                        yield first
-                        yield from packets
-                        return
-            except (OSError, ValueError):
-                pass
-            streams = [stream.index for stream in streams]
+        self._sought = False
+        if start > SEEK_SECONDS and self._format not in UNSOUGHT:
+            for before in BEFORE_SECONDS:
+                if (held := self._sought_packets(streams, max(start - before, 0.0), start)) is not None:
+                    self._sought = True
+                    yield from itertools.chain(held, self._demux(streams))
+                    return
+            numbers = [stream.index for stream in streams]
             self._reopen()
-            streams = [self._container.streams[index] for index in streams]
+            streams = [self._container.streams[number] for number in numbers]
         yield from self._demux(streams)
+
+    def _sought_packets(self, streams: list[Any], place: float, start: float) -> list[Any] | None:
+        """The first packets from a place on; None unless each track begins with a key frame before `start`."""
+        held: list[Any] = []
+        missing = {stream.index for stream in streams}
+        try:
+            self._container.seek(int((place + self._zero) * 1_000_000), backward=True)
+        except Exception:
+            return None
+        for packet in itertools.islice(self._demux(streams), 2000):
+            held.append(packet)
+            if packet.stream.index in missing:
+                if packet.pts is None or not packet.is_keyframe:
+                    return None
+                if float(packet.pts * packet.time_base) - self._zero > start:
+                    return None
+                missing.remove(packet.stream.index)
+            if not missing:
+                return held
+        return None
 
     def _demux(self, streams: list[Any]) -> Iterator[Any]:
         packets = self._container.demux(streams)
@@ -333,7 +345,7 @@ class Film:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (OSError, ValueError):  # nothing more can be had; how far it went is known
+            except Exception:  # nothing more can be had; how far it went is known
                 return
             yield packet
 
@@ -342,135 +354,15 @@ class Film:
             raise self._error(f"lasts longer than it says, and the limit is {self.limits.seconds:g} s")
 
     def _check_damage(self, track: Track) -> None:
-        if track.damaged > max(1, DAMAGED_SHARE * track.packets):
+        if track.damaged > (max(1, DAMAGED_SHARE * track.packets) if track.reached else 0):
             raise self._error(f"is damaged: {track.damaged} of {track.packets} packets of {track.codec} cannot be read")
+
+
+def _with_margin(pixels: int) -> str:
+    """FFmpeg counts what it allocates, in whole blocks and lines; the frame itself is counted by us."""
+    return str(2 * pixels + 2**20)
 
 
 def _why(error: Exception) -> str:
     """FFmpeg's own words for an error."""
     return str(getattr(error, "strerror", None) or error).rstrip(".").lower()
-
-
-class _SoundReader:
-    """Frames of sound as samples at another rate, each where its time says."""
-
-    def __init__(self, av: Any, track: Track, rate: int, zero: float, start: float, end: float):
-        self.av, self.track, self.rate, self.zero = av, track, rate, zero
-        self.first, self.last = round(start * rate), math.inf if end == math.inf else round(end * rate)
-        self.position: int | None = None  # of the next sample that comes out of the resampler
-        self.expected: float | None = None  # when the next frame should begin
-        self.skip = 0
-        self.waiting: list[Array] = []
-        self.waiting_from = 0
-        self.count = 0
-        self.done = False
-        self._renew()
-
-    def _renew(self) -> None:
-        # By way of whole numbers: FFmpeg then mixes channels so that nothing exceeds 1.
-        self.resampler = self.av.AudioResampler(format="s32", layout="mono", rate=self.rate)
-
-    def take(self, frame: Any) -> Iterator[Sound]:
-        time = self.expected if frame.pts is None else float(frame.pts * frame.time_base) - self.zero
-        time = 0.0 if time is None else time
-        if self.expected is None or abs(time - self.expected) > GAP_SECONDS:
-            yield from self._drain()
-            yield from self._flush()
-            if self.position is None or time > (self.expected or 0):
-                self.position = round(time * self.rate)
-            else:  # what was heard is not heard again
-                self.skip = round(((self.expected or 0) - time) * self.rate)
-            self.expected = time
-        self.expected += frame.samples / frame.sample_rate
-        self.track.reached = max(self.track.reached, self.expected)
-        try:
-            pieces = self.resampler.resample(frame)
-        except ValueError:  # another format from here on
-            yield from self._drain()
-            pieces = self.resampler.resample(frame)
-        yield from self._put(pieces)
-
-    def _drain(self) -> Iterator[Sound]:
-        """What the resampler still holds; then a new one."""
-        if self.position is not None:
-            yield from self._put(self.resampler.resample(None))
-        self._renew()
-
-    def _put(self, pieces: list[Any]) -> Iterator[Sound]:
-        for piece in pieces:
-            samples = piece.to_ndarray().reshape(-1).astype(np.float32) / np.float32(2**31)
-            dropped = min(self.skip, len(samples))
-            self.skip -= dropped
-            samples, place = samples[dropped:], self.position or 0
-            self.position = place + len(samples)
-            lead = max(0, self.first - place)
-            samples, place = samples[lead:], place + lead
-            if place + len(samples) >= self.last:
-                samples, self.done = samples[: max(0, int(self.last) - place)], True
-            if len(samples):
-                self.waiting_from = place if not self.waiting else self.waiting_from
-                self.waiting.append(samples)
-                self.count += len(samples)
-            if self.done or self.count >= BLOCK_SECONDS * self.rate:
-                yield from self._flush()
-            if self.done:
-                return
-
-    def _flush(self) -> Iterator[Sound]:
-        if self.waiting:
-            yield Sound(self.waiting_from, np.concatenate(self.waiting))
-        self.waiting, self.count = [], 0
-
-    def finish(self) -> Iterator[Sound]:
-        yield from self._drain()
-        yield from self._flush()
-
-
-class _PictureReader:
-    """Of the frames of a track those on display at wanted times."""
-
-    def __init__(self, track: Track, times: Iterable[float], zero: float, end: float):
-        self.track, self.times, self.zero, self.end = track, iter(times), zero, end
-        rate = track.stream.average_rate or track.stream.guessed_rate or 25
-        self.duration = float(1 / Fraction(rate))
-        self.shown: Any = None
-        self.done = False
-        self._next()
-
-    def _next(self) -> None:
-        self.wanted = next(self.times, math.inf)
-        self.done = self.wanted >= self.end or self.wanted == math.inf
-
-    def take(self, frame: Any) -> Iterator[Picture]:
-        time = self.track.reached if frame.pts is None else float(frame.pts * frame.time_base) - self.zero
-        lasts = float(frame.duration * frame.time_base) if frame.duration else self.duration
-        self.track.reached = max(self.track.reached, time + lasts)
-        if self.shown is None:  # what comes a little late is taken for the beginning
-            while not self.done and self.wanted < time - 0.5:
-                self._next()
-            if not self.done and self.wanted < time:
-                yield from self._show(frame)
-        while not self.done and self.wanted < time - 1e-6:
-            yield from self._show(self.shown or frame)
-        self.shown = frame
-
-    def _show(self, frame: Any) -> Iterator[Picture]:
-        yield Picture(self.wanted, _upright(frame))
-        self._next()
-
-    def finish(self) -> Iterator[Picture]:
-        """The last frame is on display for as long as it lasts."""
-        while self.shown is not None and not self.done and self.wanted < self.track.reached - 1e-6:
-            yield from self._show(self.shown)
-
-
-def _upright(frame: Any) -> Array:
-    """RGB as it is to be seen: a telephone writes how it was held beside the picture."""
-    picture = frame.to_ndarray(format="rgb24")
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                picture, a, d = picture.swapaxes(0, 1), c, b
-            picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(picture)

@@ -19,7 +19,7 @@ from threading import Lock
 import numpy as np
 import pytest
 
-from modeling_dualspace import media
+from modeling_dualspace import media, media_tracks
 from modeling_dualspace.media import Film, Limits, MediaError, Picture, Sound
 from modeling_dualspace.optional import require
 
@@ -28,14 +28,11 @@ av = require("av", extra="media")
 # Decoders are exact by their standards and the conversion to RGB is the same library's: ffmpeg's pictures and ours are
 # equal here, and another release may round another way. Two frames of testsrc2 differ by 200 steps somewhere.
 STEPS = 3
-# Where chroma has another layout than planar 4:2:0 or 4:4:4 of 8 bits, releases of swscale interpolate differently.
-CHROMA_STEPS = 8
+# Where chroma has another layout than planar 4:2:0 or 4:4:4 of 8 bits, releases of swscale take it half a pixel aside:
+# 1.4 steps in the mean of a soft picture here. The wrong matrix of colours would make it 3.6.
+CHROMA_STEPS = 2
 EARLY = 0.5
 """Seconds before its first frame in which a track shows it already."""
-
-
-def bug(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 # What the films are made of.
@@ -55,7 +52,7 @@ def sound(seconds=2.0, rate=44_100, layout="mono"):
 X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
 X444 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv444p"]
 MPEG4 = ["-c:v", "mpeg4", "-bf", "2"]
-VP8 = ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "25"]
+VP8 = ["-c:v", "libvpx", "-deadline", "good", "-cpu-used", "5", "-g", "25"]
 AAC, MP3, VORBIS = ["-c:a", "aac"], ["-c:a", "libmp3lame"], ["-c:a", "libvorbis"]
 OPUS = ["-c:a", "libopus", "-ar", "48000"]
 FFV1, RAW = ["-c:v", "ffv1", "-pix_fmt"], ["-c:v", "rawvideo", "-pix_fmt"]
@@ -105,7 +102,7 @@ PIXELS = {
     "png-palette.mov": [*SHORT, "-c:v", "png", "-pix_fmt", "pal8"],
     "palette.gif": SHORT,
 }
-SMOOTH = picture("64x48", 10, 0.3, "gradients")
+SMOOTH = [*SHORT, "-vf", "gblur=sigma=5"]
 CHROMA = {
     "nv12.nut": [*SMOOTH, *RAW, "nv12"],
     "uyvy.mov": [*SMOOTH, *RAW, "uyvy422"],
@@ -155,7 +152,7 @@ CONTAINERS = {
 LONG = [*picture("64x48", 5, 20), *sound(20, 8000)]
 GROUPS = ["-g", "25", "-bf", "2"]
 OPEN = ["-x264opts", "open_gop=1:keyint=20:bframes=2"]
-FAR_GAP = ["-vf", "setpts='(N/5+if(gte(N,60),6,0))/TB'", "-fps_mode", "vfr", "-t", "20"]
+FAR_GAP = ["-vf", "setpts='(N/5+if(gte(N,75),4,0))/TB'", "-fps_mode", "vfr", "-t", "20"]
 PARTS = {
     "part.mp4": [*LONG, *X264, *GROUPS, *AAC],
     "part.mov": [*LONG, "-c:v", "mpeg4", "-c:a", "pcm_s16le"],
@@ -177,25 +174,24 @@ PARTS = {
     "part.flac": sound(20, 8000),
     "part.wav": sound(20, 8000),
     "part.aac": [*sound(20, 8000), *AAC],
-    "part.ac3": [*sound(20, 32_000), "-c:a", "ac3"],
+    "part.ac3": [*sound(20), "-c:a", "ac3"],
     "part.ogg": [*sound(20, 8000), *VORBIS],
-    "part.opus": [*sound(20), *OPUS],
 }
 
-TINY = picture("64x48", 10)
+TINY, SAME = picture("64x48", 10, 1), ["-fflags", "+bitexact", "-flags", "+bitexact"]
 HURT = {
-    "hurt.mp4": [*TINY, *sound(), *X264, *AAC],
-    "hurt.mkv": [*TINY, *sound(), *X264, *AAC],
-    "hurt.avi": [*TINY, *sound(), *MPEG4, *MP3],
-    "hurt.mp3": [*sound(), *MP3],
-    "hurt.ts": [*TINY, *sound(), *X264, *AAC],
-    "hurt.flv": [*TINY, *sound(), *X264, *AAC],
-    "hurt.webm": [*TINY, *sound(), *VP8, *OPUS],
-    "hurt.ogv": [*TINY, *sound(), "-c:v", "libtheora", *VORBIS],
-    "hurt.gif": TINY,
-    "hurt.wav": sound(),
-    "hurt.flac": sound(),
-    "hurt.ac3": [*sound(), "-c:a", "ac3"],
+    "hurt.mp4": [*TINY, *sound(1), *X264, *AAC, *SAME],
+    "hurt.mkv": [*TINY, *sound(1), *X264, *AAC, *SAME],
+    "hurt.avi": [*TINY, *sound(1), *MPEG4, *MP3, *SAME],
+    "hurt.mp3": [*sound(1), *MP3, *SAME],
+    "hurt.ts": [*TINY, *sound(1), *X264, *AAC, *SAME],
+    "hurt.flv": [*TINY, *sound(1), *X264, *AAC, *SAME],
+    "hurt.webm": [*TINY, *sound(1), *VP8, *OPUS, *SAME],
+    "hurt.ogv": [*TINY, *sound(1), "-c:v", "libtheora", *VORBIS, *SAME],
+    "hurt.gif": [*TINY, *SAME],
+    "hurt.wav": [*sound(1), *SAME],
+    "hurt.flac": [*sound(1), *SAME],
+    "hurt.ac3": [*sound(1), "-c:a", "ac3", *SAME],
 }
 FILMS = SMALL | TIMED | HOLES | PIXELS | CHROMA | SOUNDS | CONTAINERS | PARTS | HURT
 
@@ -258,16 +254,37 @@ class Once:
 class Workshop:
     """Makes each film once, and what else takes a process; to start ffmpeg takes long."""
 
-    def __init__(self, folder):
-        self.folder, self.begun = folder, {}
+    def __init__(self, folder, names=()):
+        self.folder, self.begun, self.batches = folder, {}, {}
+        for first in range(0, len(names), 12):
+            batch = names[first : first + 12]
+            self.batches |= dict.fromkeys(batch, Once(self._batch, batch))
 
     def __call__(self, name, *arguments, data=None):
         """`make("dog.mp4", arguments...)`: the file that ffmpeg made of them; without arguments, of `FILMS`."""
         return self.begun.setdefault(name, Once(self._film, name, arguments or FILMS[name], data))()
 
     def _film(self, name, arguments, data):
-        ffmpeg(*arguments, self.folder / name, data=data)
-        return self.folder / name
+        path = self.folder / name
+        if name not in self.batches or not self.batches[name]():
+            ffmpeg(*arguments, path, data=data)
+        return path
+
+    def _batch(self, names):
+        """Several films of `FILMS` in one go; False where one of them cannot be made here."""
+        sources, films, count = [], [], 0
+        for name in names:
+            arguments = FILMS[name]
+            given = len(arguments) - arguments[::-1].index("-i") + 1
+            wanted = range(count, count + arguments.count("-i"))
+            sources, count = sources + arguments[:given], wanted.stop
+            maps = itertools.chain.from_iterable(("-map", number) for number in wanted)
+            films += [*maps, *arguments[given:], self.folder / name]
+        try:
+            ffmpeg(*sources, *films)
+        except AssertionError:
+            return False
+        return True
 
     def of(self, work, name):
         """`make.of(Twin, "dog.mp4")`: what `work` makes of a film of `FILMS`."""
@@ -287,12 +304,13 @@ class Workshop:
 
 @pytest.fixture(scope="module")
 def make(request, tmp_path_factory):
-    """See `Workshop`. What the chosen tests will ask for is made on a thread beside them."""
-    workshop, pool = Workshop(tmp_path_factory.mktemp("films")), ThreadPoolExecutor(1)
-    for item in request.session.items:
-        if item.module is request.module and hasattr(item, "callspec") and shutil.which("ffmpeg"):
-            if item.callspec.params.get("name") in FILMS:
-                pool.submit(workshop.prepare, item.callspec.params["name"])
+    """See `Workshop`. What the chosen tests will ask for is made on threads beside them."""
+    items = (item for item in request.session.items if item.module is request.module and hasattr(item, "callspec"))
+    names = [item.callspec.params.get("name") for item in items]
+    names = [name for name in dict.fromkeys(names) if name in FILMS and shutil.which("ffmpeg")]
+    workshop, pool = Workshop(tmp_path_factory.mktemp("films"), names), ThreadPoolExecutor(2)
+    for name in names:
+        pool.submit(workshop.prepare, name)
     yield workshop
     pool.shutdown(cancel_futures=True)
 
@@ -462,8 +480,10 @@ def test_a_real_film_has_the_samples_that_ffmpeg_decodes(real):
     assert_same_sound(came, decoded(real, 16_000))
 
 
-def test_one_pass_gives_what_two_passes_give(real):
-    times = [0.5 * number for number in range(12)]
+def test_one_pass_gives_what_two_passes_give(data_root):
+    real, times = data_root / "media" / REAL[1], [0.5 * number for number in range(12)]
+    if not real.is_file():
+        pytest.skip(f"{real} is not here")
     with Film(real) as film:
         pieces = list(film.read(rate=16_000, times=times))
         assert film.audio.reached == pytest.approx(film.seconds, abs=0.06)
@@ -482,7 +502,7 @@ def test_one_pass_gives_what_two_passes_give(real):
 @pytest.mark.parametrize("name", TIMED)
 def test_the_picture_of_a_moment_is_the_last_that_began_before(make, name):
     path, twin = make(name), make.of(Twin, name)
-    grid = [0.0137 * number for number in range(int((twin.end + 0.3) / 0.0137))]
+    grid = [0.0237 * number for number in range(int((twin.end + 0.3) / 0.0237))]
     exact = [round(start, 9) for start in twin.starts if start >= 0]
     expected = assert_pictures(path, sorted({*grid, *exact}), twin)
     assert len({frame.tobytes() for frame in expected.values()}) == len(twin.frames)
@@ -516,7 +536,7 @@ def test_blocks_and_pictures_come_as_the_film_plays(small):
                 heard_until = (piece.first + len(piece.samples)) / 8000
             else:
                 seen_until = piece.time
-            assert abs(heard_until - seen_until) < media.BLOCK_SECONDS + 1.0
+            assert abs(heard_until - seen_until) < media_tracks.BLOCK_SECONDS + 1.0
 
 
 @pytest.mark.parametrize("name", ["gap.mp4", "gap-b.mp4"])
@@ -524,7 +544,6 @@ def test_what_a_track_reached_is_where_its_last_frame_ends(make, name):
     with Film(make(name)) as film:
         list(film.read(rate=8000, times=[0.0]))
         assert film.audio.reached == pytest.approx(6, abs=0.05)
-        list(film.read(times=itertools.count()))
     with Film(make(name)) as film:
         list(film.read(times=itertools.count()))
         assert film.visual.reached == pytest.approx(make.of(Twin, name).end, abs=0.05)
@@ -632,7 +651,7 @@ def test_a_picture_of_any_format_is_as_ffmpeg_converts_it(make, name):
 def test_a_picture_whose_chroma_is_interpolated_is_close_to_what_ffmpeg_makes(make, name):
     frames = np.stack([one.frame for one in seen(make(name), [0.05, 0.15, 0.25])])
     expected = make.of(raw_frames, name).reshape(3, 48, 64, 3)
-    assert np.abs(frames.astype(int) - expected).max() <= CHROMA_STEPS and expected.std() > 20
+    assert np.abs(frames.astype(int) - expected).mean() <= CHROMA_STEPS and expected.std() > 20
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (17, 1), (3, 5), (65, 33)], ids="{0[0]}x{0[1]}".format)
@@ -812,6 +831,22 @@ def test_subtitles_chapters_and_attachments_are_passed_over(make, tmp_path):
     assert "neither sound nor a picture" in refusal(make("words-only.mkv", "-i", tmp_path / "words.srt"))
 
 
+def test_sound_that_the_header_does_not_announce_and_that_begins_late_does_no_harm(make):
+    """A stream that is recorded before somebody speaks; FFmpeg looks at a few seconds to find the tracks."""
+    codec = ["-c:v", "flv", *MP3]
+    one, other = make("mute.flv", *picture("64x48", 5, 12), *codec), make("loud.flv", *TINY, *sound(1), *codec)
+    path, header = one.with_name("mute-loud.flv"), 13
+    tags, time = bytearray(other.read_bytes()[header:]), 12_000
+    place = 0
+    while place < len(tags):
+        kind, size, stamp = tags[place], *(int.from_bytes(tags[place + at : place + at + 3]) for at in (1, 4))
+        tags[place + 4 : place + 7] = (stamp + time).to_bytes(3)
+        place += 11 + size + 4
+        assert kind in (8, 9, 18)
+    path.write_bytes(one.read_bytes() + tags)
+    assert len(seen(path, itertools.count())) >= 12
+
+
 def test_a_film_can_be_read_again(small):
     with Film(small) as film:
         first = [len(piece.samples) for piece in film.read(rate=8000)]
@@ -839,7 +874,10 @@ SLIP = 0.001
 """Seconds by which the sound of a part may lie aside: Matroska, FLV and ASF keep whole milliseconds."""
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name",
+    PARTS,
+)
 def test_a_part_of_a_film_is_what_the_whole_has_there(make, name):
     path = make(name)
     with Film(path) as film:
@@ -893,7 +931,10 @@ def test_a_film_that_was_piped_says_no_length_and_is_read_all_the_same(make, tmp
     assert first == 120_000 and len(part) == 128_000
 
 
-@pytest.mark.parametrize("name", ["offset.mkv", "offset.mp4", "offset.ts"])
+@pytest.mark.parametrize(
+    "name",
+    ["offset.mkv", "offset.mp4", "offset.ts"],
+)
 def test_a_film_whose_clock_starts_late_lasts_as_long_as_it_plays(make, name):
     with Film(make(name), Limits(seconds=10)) as film:
         assert film.seconds == pytest.approx(2, abs=0.1)
@@ -1015,7 +1056,8 @@ print(json.dumps([refused, pictures, peak() - before]))
 # Hostile files.
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_what_is_no_file_is_refused(tmp_path, monkeypatch):
+    """A pipe or a device would be waited for without end."""
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
@@ -1033,7 +1075,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     for device in ("/dev/zero", "/dev/null", "/dev/stdin"):
         assert refusal(device) == "is no file"
     with socket.socket(socket.AF_UNIX) as one:
-        os.chdir(tmp_path)
+        monkeypatch.chdir(tmp_path)  # a socket's name must be short
         one.bind("socket.mp4")
         assert refusal("socket.mp4") == "is no file"
     assert refusal("\ud800.mp4").startswith("cannot be read")
@@ -1058,6 +1100,8 @@ JUNK = {
     "zip": b"PK\3\4" + bytes(2000),
     "a box that never ends": struct.pack(">I4s", 0, b"ftyp") + bytes(1000),
     "boxes in boxes": b"".join(struct.pack(">I4s", 100_000 - 8 * depth, b"moov") for depth in range(2000)),
+    "an ogg of four bytes": b"OggS",
+    "a sound of no known kind": struct.pack(">4s5I", b".snd", 24, 1000, 99, 8000, 1) + bytes(1000),
     "a jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(1000),
 }
 
@@ -1114,6 +1158,8 @@ def test_a_track_that_nobody_asked_for_is_not_missing(make):
 HURTS = """
 from pathlib import Path
 
+MOST = (".mp4", ".mkv", ".avi", ".mp3")
+
 def end(path, start):
     try:
         with media.Film(path, media.Limits(seconds=600, pixels=1_000_000)) as film:
@@ -1139,7 +1185,7 @@ def copies(data, flipped):
 ends = {}
 for source in map(Path, arguments):
     ends[source.name] = {}
-    for how, hurt, start in copies(source.read_bytes(), 60):
+    for how, hurt, start in copies(source.read_bytes(), 60 if source.suffix in MOST else 15):
         path = source.with_name(f"{how}-{source.name}")
         path.write_bytes(hurt)
         print(path.name, file=sys.stderr, flush=True)
@@ -1152,11 +1198,11 @@ print(json.dumps(ends))
 
 @pytest.mark.parametrize("name", HURT)
 def test_a_hurt_film_gives_pieces_or_one_sentence(make, name):
-    """Sixty copies with bytes flipped and some cut short, in one process, which would be seen to crash or to hang."""
+    """Copies with bytes flipped, others cut short, all in one process, which would be seen to crash or to hang."""
     ends = make.hurt()[name]
     assert ends.pop("peak") < 300
     assert {key: end for key, end in ends.items() if not isinstance(end, int) and end != "refused"} == {}
-    assert len(ends) > 75 and "refused" in ends.values() and any(isinstance(end, int) for end in ends.values())
+    assert len(ends) > 30 and "refused" in ends.values() and any(isinstance(end, int) for end in ends.values())
 
 
 def test_a_track_of_which_nothing_can_be_decoded_is_no_silence(tmp_path):

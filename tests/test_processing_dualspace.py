@@ -40,6 +40,7 @@ TRAVELS = {
     "known_backbones.py",
     "media.py",
     "media_inputs.py",
+    "media_tracks.py",
     "optional.py",
     "pooling.py",
     "processing_dualspace.py",
@@ -677,7 +678,9 @@ def test_a_missing_part_of_a_part_is_a_sentence(edited, key):
 
 def test_steps_that_are_missing_are_a_sentence(edited):
     folder = edited(lambda content: content["visual"]["constants"].pop("steps"))
-    refused(lambda: DualSubspaceProcessor.from_pretrained(folder), "the visual backbone does not say how tracks are cut")
+    refused(
+        lambda: DualSubspaceProcessor.from_pretrained(folder), "the visual backbone does not say how tracks are cut"
+    )
 
 
 @pytest.mark.parametrize(

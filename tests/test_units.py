@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from modeling_dualspace import media
+from modeling_dualspace import media_tracks
 from modeling_dualspace import units as units_module
 from modeling_dualspace.backbones import Backbone, Steps
 from modeling_dualspace.media import Film
@@ -284,14 +284,14 @@ def test_clips_far_apart_are_sought_and_give_the_units_of_reading_everything(lon
 
     spans = [(118.0, 120.5), (2.0, 4.0), (60.0, 62.0), (61.5, 63.25), (3.5, 5.0)]
     audio, visual = map(Spy, ("audio", "visual"), CUTS["that overlap"])
-    decoded, take = Counter(), media._PictureReader.take
+    decoded, take = Counter(), media_tracks.PictureReader.take
 
     def counted(reader, frame):
         decoded["frames"] += 1
         return take(reader, frame)
 
     monkeypatch.setattr(Film, "read", watched)
-    monkeypatch.setattr(media._PictureReader, "take", counted)
+    monkeypatch.setattr(media_tracks.PictureReader, "take", counted)
     assert {unit.modality for unit in read_units(long_film, spans, audio, visual)} == {"audio", "visual"}
     assert passages == [(2.0, 5.0), (60.0, 63.25), (118.0, 120.5)]
     # Of 500 frames those of three passages, and those from the key frame before on that lead there (seen: 109).
