@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -117,16 +116,3 @@ def digest(constants: Mapping[str, Any], weights: str) -> str:
     """Eight hex digits of what decides the vectors."""
     text = json.dumps({"constants": constants, "weights": weights}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def spec_parts(spec: str | None) -> dict[str, str]:
-    """`{"audio": "logmel@1a2b3c4d", "visual": ...}` of a `feature_spec`.
-
-    Example:
-        ```python
-        >>> spec_parts("audio=logmel@1a2b3c4d visual=thumbnail@5e6f7a8b")
-        {'audio': 'logmel@1a2b3c4d', 'visual': 'thumbnail@5e6f7a8b'}
-
-        ```
-    """
-    return dict(re.findall(r"(\S+?)=(\S+)", spec or ""))

@@ -58,7 +58,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--out", type=Path, default=Path("runs/demo"), help="where everything goes [%(default)s]")
     command.add_argument("--epochs", type=_positive, default=30, help="passes over the training split [%(default)s]")
-    command.add_argument("--clips-per-class", type=_several, default=40, help="films rendered [%(default)s]")
+    command.add_argument("--clips-per-class", type=_enough, default=40, help="films rendered [%(default)s]")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(run=_demo)
 
@@ -69,10 +69,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _several(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 2, got {text!r}")
+def _several(text: str, least: int = 2) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return int(text)
+
+
+def _enough(text: str) -> int:
+    return _several(text, 5)  # fewer are too few for a batch
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -99,24 +103,24 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         help="films: <class>/*.mp4, a flat folder, or a list that ends in .csv or .jsonl with path, label, split",
     )
     command.add_argument("--out", type=Path, required=True, help="the data set's folder, made anew")
-    backbone = "%s, a folder with a model of transformers, or its id on the Hub [%%(default)s]"
-    command.add_argument("--audio", default="logmel", help=backbone % "logmel")
-    command.add_argument("--visual", default="thumbnail", help=backbone % "thumbnail")
+    backbone = "%s, a folder with a model of transformers, or its id on the Hub [%s]"
+    command.add_argument("--audio", help=backbone % ("logmel", "logmel"))
+    command.add_argument("--visual", help=backbone % ("thumbnail", "thumbnail"))
     command.add_argument("--fps", type=float, help="frames a second [as the visual backbone has it, mostly 1]")
     command.add_argument("--window", type=float, metavar="S", help="cut films into clips of so many seconds [whole]")
     command.add_argument("--hop", type=float, metavar="S", help="from one window to the next [as long as a window]")
     command.add_argument("--keep-unpaired", action="store_true", help="keep clips without sound or without pictures")
     command.add_argument("--license", default="unknown", help="of the features, as the Hub calls it [%(default)s]")
-    command.add_argument("--max-seconds", type=float, metavar="S", help="skip films that last longer [none]")
+    command.add_argument("--max-seconds", type=float, metavar="S", help="skip films that last longer [a day]")
     command.add_argument("--max-bytes", type=_positive, metavar="N", help="skip larger files [none]")
-    command.add_argument(
-        "--max-pixels", type=_positive, metavar="N", default=36_000_000, help="skip larger frames [%(default)s]"
-    )
-    command.add_argument("--batch-size", type=_positive, default=64, help="units embedded at a time [%(default)s]")
+    command.add_argument("--max-pixels", type=_positive, metavar="N", help="skip larger frames [a little over 8K]")
+    command.add_argument("--batch-size", type=_positive, help="units embedded at a time [64]")
     command.add_argument("--workers", type=_positive, help="films read at once [one a core]")
     command.add_argument("--device", help="where networks run: cpu, cuda, cuda:1, mps [the best there is]")
     command.add_argument(
-        "--dtype", choices=["float32", "float16", "bfloat16"], help="in which they compute [float32 on a CPU]"
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="in which they compute [float32]",
     )
     command.add_argument("--overwrite", action="store_true", help="replace a data set that was made this way")
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -124,7 +128,7 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    return _together(lambda state: _extract_there(arguments, state))
+    return _together(lambda state: _extract_there(arguments, state), alike=False)
 
 
 def _extract_there(arguments: argparse.Namespace, state: "PartialState") -> int:
@@ -133,7 +137,9 @@ def _extract_there(arguments: argparse.Namespace, state: "PartialState") -> int:
 
     names = ("audio", "visual", "fps", "window", "hop", "batch_size", "workers", "device", "dtype", "keep_unpaired")
     settings = {name: getattr(arguments, name) for name in (*names, "license", "overwrite", "command")}
-    limits = Limits(arguments.max_seconds, arguments.max_bytes, arguments.max_pixels)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    given = {name: getattr(arguments, f"max_{name}") for name in ("seconds", "bytes", "pixels")}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
     try:
         with quiet(all_warnings=not state.is_main_process):
             found = extract(arguments.source, arguments.out, limits=limits, **settings)
@@ -227,8 +233,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return _together(lambda state: _evaluate_there(arguments, state))
 
 
-def _together(run: Callable[["PartialState"], int]) -> int:
-    """Runs a command in all processes of the launcher, on the device there is; the first speaks for all."""
+def _together(run: Callable[["PartialState"], int], *, alike: bool = True) -> int:
+    """Runs a command in all processes of the launcher, on the device there is; the first speaks for all.
+
+    Args:
+        run: the command.
+        alike: whether what is wrong with what was asked for goes wrong in all of them.
+    """
     import torch
     from accelerate import PartialState
 
@@ -239,7 +250,7 @@ def _together(run: Callable[["PartialState"], int]) -> int:
         if state.is_main_process:
             raise
         # What is wrong with what was asked for is wrong in all of them; what went wrong here alone, nobody else knows.
-        if not (getattr(error, "told", False) or isinstance(error, (ValueError, TypeError))):
+        if not (getattr(error, "told", False) or (alike and isinstance(error, (ValueError, TypeError)))):
             print(f"dualspace: process {state.process_index}: {sentence(error)}", file=sys.stderr)
         return 1
     finally:

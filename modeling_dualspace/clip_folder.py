@@ -27,6 +27,8 @@ class ClipList:
     clips: list[Clip]
     class_names: list[str]
     notes: list[str]
+    unusable: list[tuple[str, str]] = field(default_factory=list)
+    """What is called like a film and is none, each with what it is."""
 
     @property
     def multi_label(self) -> bool:
@@ -49,7 +51,16 @@ class _Scan:
     films: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+
+    def unusable(self) -> list[tuple[str, str]]:
+        """What is called like a film and is none."""
+        holding = {"/".join(film.split("/")[:depth]) for film in self.films for depth in range(film.count("/") + 1)}
+        found = [(name, "is a folder") for name in self.folders if name not in holding]
+        found += [(name, "is a link that is broken, leads upwards or to what is listed already") for name in self.links]
+        found += [(name, "is no regular file") for name in self.odd]
+        return sorted((printable(name), what) for name, what in found if name.lower().endswith(VIDEO_EXTENSIONS))
 
 
 def list_clips(source: str | Path, *, fractions: Mapping[str, float] = FRACTIONS) -> ClipList:
@@ -65,6 +76,7 @@ def list_clips(source: str | Path, *, fractions: Mapping[str, float] = FRACTIONS
         fractions: the share of each split among the films for which nobody named one.
     """
     source = Path(source)
+    unusable: list[tuple[str, str]] = []
     split_of("", fractions)  # says what is wrong with them, also where every split is named
     if source.is_dir():
         lists = [source / name for name in ("metadata.csv", "metadata.jsonl") if (source / name).is_file()]
@@ -73,6 +85,7 @@ def list_clips(source: str | Path, *, fractions: Mapping[str, float] = FRACTIONS
         scan = _scan(source)
         entries, notes = clips_of_list(lists[0]) if lists else _from_folder(source, scan)
         listed = {entry.name for entry in entries}
+        unusable = [] if lists else scan.unusable()
         notes += note("Films that the list does not name", (film for film in scan.films if nfc(film) not in listed))
     elif source.is_file() and source.suffix.lower() in (".csv", ".jsonl"):
         entries, notes = clips_of_list(source)
@@ -83,7 +96,7 @@ def list_clips(source: str | Path, *, fractions: Mapping[str, float] = FRACTIONS
     check_agreement(entries, rule, lambda entry: entry.clip.clip_id, id)
     clips = _with_splits(entries, fractions)
     drawn = {split for split in fractions if fractions[split]} if any(not e.clip.split for e in entries) else set()
-    clip_list = ClipList(clips, sorted({name for clip in clips for name in clip.classes}), notes)
+    clip_list = ClipList(clips, sorted({name for clip in clips for name in clip.classes}), notes, unusable)
     clip_list.notes.extend(_gaps(clip_list, drawn))
     return clip_list
 
@@ -178,6 +191,7 @@ def _scan(folder: Path) -> _Scan:
         elif os.path.isfile(place) and relative.lower().endswith(VIDEO_EXTENSIONS):
             scan.films.append(relative)
         else:
+            scan.odd += [] if os.path.isfile(place) else [relative]
             scan.others[os.path.splitext(relative)[1].lower() or "without an extension"] += 1
         seen.add(place)
     return scan

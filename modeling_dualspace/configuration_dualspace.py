@@ -30,6 +30,19 @@ _KEYS_OF_TRANSFORMERS = frozenset(
 )
 
 
+def spec_parts(spec: str | None) -> dict[str, str]:
+    """What made the features of each modality, of a `feature_spec`.
+
+    Example:
+        ```python
+        >>> spec_parts("audio=logmel@1a2b3c4d visual=thumbnail@5e6f7a8b")
+        {'audio': 'logmel@1a2b3c4d', 'visual': 'thumbnail@5e6f7a8b'}
+
+        ```
+    """
+    return dict(part.split("=", 1) for part in (spec or "").split() if "=" in part)
+
+
 @strict
 class CrossModalConfig(PreTrainedConfig):
     """What every system of audio-visual retrieval is configured by.

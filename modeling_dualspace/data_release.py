@@ -40,13 +40,13 @@ def stage_data_set(item: Item, staged: Staged, others: Sequence[Staged]) -> None
             raise ValueError(f"{path} is a link to {what}: put there what it should be, or build the data set again.")
         elif path.is_file() and str(name) != CARD:
             place(path, staged.folder / name)
-    released_processor(source, private=staged.private)
     write_text(staged.folder / CARD, _card(source, staged.repo_id))
     for description in _descriptions(source):
         if description is None:
             raise ValueError(
                 f"{source} has no fingerprint in its card: write it by `write_dataset`, as dataset_scripts do."
             )
+        released_processor(source, description.feature_spec, private=staged.private)
         staged.fingerprints.append(description.fingerprint)
         staged.synthetic = staged.synthetic or description.synthetic
 

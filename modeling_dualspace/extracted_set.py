@@ -22,7 +22,7 @@ from .extraction_shards import Row, read_shard
 from .feature_dataset import check_name, write_dataset
 from .feature_parts import FeatureSource
 from .feature_schema import feature_columns, in_order
-from .files import CARD, check_folder, printable, short_digest
+from .files import CARD, one_line, printable, short_digest
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 
 SKIPPED, SUMMARY, PROCESSOR = "skipped.csv", "extraction.json", "processor_config.json"
@@ -58,6 +58,7 @@ class Extracted:
         """Changes with anything that decides what is written."""
         parts = [shard.key for shard in self.shards]
         parts += [json.dumps([clip.clip_id, clip.split, clip.label, clip.labels]) for clip in self.clips.clips]
+        parts += [json.dumps(one) for one in self.clips.unusable]
         return short_digest(part.encode() for part in [*parts, str(self.keep_unpaired), self.license])
 
     def rows(self, *, vectors: bool = True) -> Iterator[tuple[Clip, Row]]:
@@ -67,13 +68,11 @@ class Extracted:
                 yield shard.films[row.film].clips[row.of], row
 
 
-def check_out(asked: Extracted, overwrite: bool) -> None:
-    """Raises where the data set could not be written in the end: that is better known before hours of work."""
-    out, source = asked.out.resolve(), asked.source.resolve()
-    check_name(asked.out)
-    if source.is_relative_to(out):
-        raise ValueError(f"{asked.source} lies in {asked.out}, which would be replaced: choose another --out.")
-    check_folder(out, overwrite)
+def check_place(source: Path, out: Path) -> None:
+    """Raises where the data set could not be written in the end: that is better known before any work."""
+    check_name(out)
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"{source} lies in {out}, which would be replaced: choose another --out.")
 
 
 def finished(asked: Extracted) -> dict[str, Any] | None:
@@ -96,21 +95,21 @@ def finished(asked: Extracted) -> dict[str, Any] | None:
 
 def write_set(asked: Extracted, *, overwrite: bool, progress: bool) -> dict[str, Any]:
     """Writes the data set; returns what it holds."""
-    splits, classes, skipped = _sorted_out(asked)
+    splits, classes, films, skipped = _sorted_out(asked)
     if not splits:
-        first = "; ".join(f"{one['clip_id']} {one['reason']}" for one in skipped[:3])
-        raise ValueError(f"None of {len(skipped)} clips can be used: {printable(first)}.")
+        first = "; ".join(one_line(f"{one['clip_id']} {one['reason']}") for one in skipped[:3])
+        raise ValueError(f"None of {len(skipped)} clips can be used: {first.rstrip('.')}.")
     table = _table(skipped)
     notes = [*asked.clips.notes, *_left_out(asked, classes)]
     summary: dict[str, Any] = {
         "clips": sum(splits.values()),
         "splits": {split: splits[split] for split in in_order(splits)},
         "classes": classes,
-        "films": sum(len(shard.films) for shard in asked.shards),
+        "films": films,
         "skipped": len(skipped),
         "first_skipped": [[one["clip_id"], one["reason"]] for one in skipped[:SHOWN]],
     }
-    source = _source(asked, splits, classes, len(skipped))
+    source = _source(asked, splits, classes, films, len(skipped))
     settings = {key: value for key, value in asdict(asked.settings).items() if key not in ("audio", "visual")}
     extras = {
         PROCESSOR: asked.processor.to_json_string(),
@@ -132,19 +131,21 @@ def write_set(asked: Extracted, *, overwrite: bool, progress: bool) -> dict[str,
     }
 
 
-def _sorted_out(asked: Extracted) -> tuple[Counter[str], list[str], list[dict[str, str]]]:
-    """Clips of each split, the classes that have one, and what is skipped, with reasons."""
+def _sorted_out(asked: Extracted) -> tuple[Counter[str], list[str], int, list[dict[str, str]]]:
+    """Clips of each split, the classes that have one, films that have one, and what is skipped, with reasons."""
     splits: Counter[str] = Counter()
     classes: set[str] = set()
-    skipped: list[dict[str, str]] = []
+    films: set[Path] = set()
+    skipped = [{"clip_id": name, "path": name, "reason": reason} for name, reason in asked.clips.unusable]
     for clip, row, reason in _judged(asked, vectors=False):
         if reason is None:
             splits[clip.split] += 1
+            films.add(clip.path)
             classes |= set(clip.classes)
         else:
             told = {"clip_id": row.clip_id, "path": clip.name, "reason": reason}
             skipped.append({key: printable(value) for key, value in told.items()})
-    return splits, [name for name in asked.clips.class_names if name in classes], skipped
+    return splits, [name for name in asked.clips.class_names if name in classes], len(films), skipped
 
 
 def _judged(asked: Extracted, *, vectors: bool) -> Iterator[tuple[Clip, Row, str | None]]:
@@ -174,7 +175,7 @@ def _table(skipped: list[dict[str, str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _source(asked: Extracted, splits: Mapping[str, int], classes: list[str], skipped: int) -> FeatureSource:
+def _source(asked: Extracted, splits: Mapping[str, int], classes: list[str], films: int, skipped: int) -> FeatureSource:
     multi_label = asked.clips.multi_label
     widths = [asked.processor.backbone(name).width for name in MODALITIES]
     columns = feature_columns(
@@ -196,7 +197,7 @@ def _source(asked: Extracted, splits: Mapping[str, int], classes: list[str], ski
         class_names=classes if multi_label and classes else None,
         lengths={f"default/{split}": rows for split, rows in splits.items()},
         notes=notes if skipped else [],
-        facts=plain(_facts(asked)),
+        facts=plain(_facts(asked) | {"films": films}),
     )
 
 
@@ -240,13 +241,12 @@ def _is_synthetic(source: Path) -> bool:
     folder = source if source.is_dir() else source.parent
     card = folder / "README.md"
     head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
-    return "synthetic" in source.resolve().name.lower() or "\n- synthetic" in head
+    return "synthetic" in folder.resolve().name.lower() or "\n- synthetic" in head
 
 
 def _facts(asked: Extracted) -> dict[str, Any]:
     records = {name: asked.processor.backbone(name).record() for name in MODALITIES}
     return {
-        "films": sum(len(shard.films) for shard in asked.shards),
         "window": asked.settings.window or 0,
         "hop": (asked.settings.hop or asked.settings.window) or 0,
         "backbones": {

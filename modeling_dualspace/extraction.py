@@ -6,29 +6,31 @@ the processor that made its features, and a table of the clips that could not be
 
 import os
 import shutil
+import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from .clip_folder import ClipList, list_clips
+from .clip_folder import list_clips
 from .clips import Clip
 from .console import Stop, StoppedError, asked_to_stop
-from .distributed import from_first, process_index, world_size
-from .extracted_set import Extracted, check_out, finished, write_set
+from .distributed import agreed, from_first, process_index, world_size
+from .extracted_set import Extracted, check_place, finished, write_set
 from .extraction_plan import Settings, Shard, plan
 from .extraction_shards import Row, is_whole, write_shard
-from .files import locked
+from .files import check_folder, locked, one_line
 from .film_reader import Piece, Reading, reading
 from .known_backbones import DEFAULTS, load_backbone
 from .media import Limits
 from .pooling import Pooling
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, PATIENCE_SECONDS = 0.5, 60.0
 
 
 def extract(
@@ -68,7 +70,7 @@ def extract(
         dtype: in which they compute.
         keep_unpaired: keep clips that lack a sound or a picture; that column is then empty.
         license: under which the features may be passed on.
-        overwrite: replace a data set that is there, unless it is the one asked for; and forget a former beginning.
+        overwrite: replace a data set that is there, and was made this way.
         progress: show a bar on stderr.
         command: what the card says it was made by.
 
@@ -78,21 +80,27 @@ def extract(
         print(found["clips"], found["skipped"])
         ```
     """
-    backbones = {
-        "audio": load_backbone("audio", audio, device=device, dtype=dtype),
-        "visual": load_backbone("visual", visual, fps=fps, device=device, dtype=dtype),
-    }
-    processor = DualSubspaceProcessor(backbones["audio"], backbones["visual"])
-    settings = Settings(backbones["audio"].spec, backbones["visual"].spec, window, hop, limits or Limits(), batch_size)
-    out = Path(out)
-    films, shards = from_first(lambda: _listed(source, settings))
+    out, settings = Path(out), Settings("", "", window, hop, limits or Limits(), batch_size)
+    check_place(Path(source), out)
+    films = from_first(lambda: list_clips(source))
+    backbones = agreed(
+        lambda: (
+            load_backbone("audio", audio, device=device, dtype=dtype),
+            load_backbone("visual", visual, fps=fps, device=device, dtype=dtype),
+        )
+    )
+    settings = replace(settings, audio=backbones[0].spec, visual=backbones[1].spec)
+    processor = DualSubspaceProcessor(*backbones)
+    shards = from_first(lambda: plan(films.clips, settings))
     asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
-    if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
-        return former
-    from_first(lambda: check_out(asked, overwrite))
     with ExitStack() as stack:
         taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
         from_first(lambda: stack.enter_context(locked(asked.folder, taken)))
+        if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
+            if not process_index():  # it was killed before it tidied up
+                shutil.rmtree(asked.folder, ignore_errors=True)
+            return former
+        from_first(lambda: check_folder(out.resolve(), overwrite))
         stop = stack.enter_context(asked_to_stop())
         work = _Work(asked, workers or _cores(), stop, progress and not process_index())
         work.run()
@@ -102,11 +110,6 @@ def extract(
         written = write_set(asked, overwrite=overwrite, progress=progress)
         shutil.rmtree(asked.folder, ignore_errors=True)
         return written
-
-
-def _listed(source: str | Path, settings: Settings) -> tuple[ClipList, list[Shard]]:
-    clips = list_clips(source)
-    return clips, plan(clips.clips, settings)
 
 
 def _cores() -> int:
@@ -145,23 +148,24 @@ class _Work:
         """The clips of a shard, embedded: batches reach over its films, and end with it."""
         backbones = {name: self.asked.processor.backbone(name) for name in MODALITIES}
         pooling = Pooling(backbones, self.asked.settings.batch_size)
-        found: list[list[Piece]] = []
+        waiting: list[tuple[int, list[Piece]]] = []
+        rows: list[Row] = []
         for number in range(len(shard.films)):
             film: Reading = next(films)
             for unit in film.units:
                 pooling.add(number, unit)
                 self._check_stop()
             self._check_stop()
-            found.append(film.pieces)
+            waiting.append((number, film.pieces))
+            while waiting and pooling.is_settled(waiting[0][0]):  # its sums are needed no more
+                rows += _rows_of(*waiting.pop(0), pooling)
             self.clips += len(film.pieces)
             bar.set_postfix_str(f"{self.clips / (time.monotonic() - self.began):.1f} clips/s", refresh=False)
             bar.update()
         pooling.flush()
-        return [
-            _row(number, place, piece, *(pooling.mean((number, place), name) for name in MODALITIES))
-            for number, pieces in enumerate(found)
-            for place, piece in enumerate(pieces)
-        ]
+        for number, pieces in waiting:
+            rows += _rows_of(number, pieces, pooling)
+        return rows
 
     def _check_stop(self) -> None:
         if self.stop.signal is not None:
@@ -174,13 +178,27 @@ class _Work:
 
     def wait(self) -> None:
         """Until the other processes have written theirs: they may take hours longer, and need not be heard from."""
+        began, said = time.monotonic(), False
         missing = list(self.asked.shards)
         while missing := [shard for shard in missing if not is_whole(self.asked.place(shard))]:
             self._check_stop()
+            if not said and time.monotonic() - began > PATIENCE_SECONDS:
+                said = True
+                tqdm.write(
+                    f"This process is done; {len(missing)} shards of the others are awaited in {self.asked.folder}, "
+                    "which all must share.",
+                    file=sys.stderr,
+                )
             time.sleep(POLL_SECONDS)
 
 
-def _row(film: int, place: int, piece: Piece, audio: Any, visual: Any) -> Row:
+def _rows_of(film: int, pieces: list[Piece], pooling: Pooling) -> list[Row]:
+    """The clips of a film; its sums are let go."""
+    vectors = [[pooling.pop((film, place), name) for name in MODALITIES] for place in range(len(pieces))]
+    return [_row(film, piece, *found) for piece, found in zip(pieces, vectors, strict=True)]
+
+
+def _row(film: int, piece: Piece, audio: Any, visual: Any) -> Row:
     """What a clip came to."""
     clip: Clip = piece.clip
     problem = piece.problem
@@ -198,11 +216,11 @@ def _row(film: int, place: int, piece: Piece, audio: Any, visual: Any) -> Row:
 
 def render(found: dict[str, Any]) -> str:
     """What was written, in words."""
-    lines = [f"{note}" for note in found["notes"]]
+    lines = [one_line(note) for note in found["notes"]]
     splits = ", ".join(f"{split} {rows:,}" for split, rows in found["splits"].items())
     lines.append(f"{found['out']}: {found['clips']:,} clips ({splits}), {found['description']}")
     if found["skipped"]:
         lines.append(f"Skipped: {found['skipped']:,} clips, listed with their reasons in {found['table']}:")
-        lines += [f"  {clip_id}: {reason}" for clip_id, reason in found["first_skipped"]]
+        lines += [f"  {one_line(clip_id)}: {one_line(reason)}" for clip_id, reason in found["first_skipped"]]
     lines.append(f"Next: dualspace train finetune data.path={found['out']}")
     return "\n".join(lines)

@@ -9,9 +9,9 @@ from .clips import Clip
 from .files import short_digest
 from .media import Limits
 
+SHARDS = 16  # where there are few films: as many as processes that share them, or more
 SHARD_FILMS = 64
 SHARD_BYTES = 2**29
-FEWEST_FILMS = 4
 """A shard is what is lost when a process is killed, and what processes share out; a batch never spans two."""
 
 
@@ -41,7 +41,7 @@ class Settings:
         for name in ("window", "hop"):
             value = getattr(self, name)
             if value is not None and not 0.1 <= value <= 86_400:
-                raise ValueError(f"--{name} is in seconds, 0.1 or more, got {value:g}.")
+                raise ValueError(f"--{name} is in seconds, from 0.1 to 86,400, got {value:g}.")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}.")
 
@@ -73,7 +73,7 @@ def plan(clips: Sequence[Clip], settings: Settings) -> list[Shard]:
     films: dict[Path, list[Clip]] = {}
     for clip in clips:
         films.setdefault(clip.path, []).append(clip)
-    most = min(SHARD_FILMS, max(FEWEST_FILMS, len(films) // 16))
+    most = min(SHARD_FILMS, max(1, len(films) // SHARDS))
     shards: list[Shard] = []
     waiting: list[FilmClips] = []
     size = 0

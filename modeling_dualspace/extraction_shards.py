@@ -76,10 +76,10 @@ def read_shard(path: Path, *, vectors: bool = True) -> Iterator[Row]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a shard is there and can be read."""
+    """Whether a shard is there and can be read, all of it."""
     try:
-        return pq.read_schema(path).equals(SCHEMA)
-    except (OSError, pa.ArrowInvalid):
+        return bool(pq.read_table(path, memory_map=False).schema.equals(SCHEMA))
+    except (OSError, pa.ArrowException):
         return False
 
 

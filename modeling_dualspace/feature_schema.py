@@ -76,9 +76,14 @@ class Description:
     """Only of `labels`, which has no place for names; a `label` column carries its own."""
 
     def __str__(self) -> str:
-        text = f"fingerprint={self.fingerprint} audio={self.audio} visual={self.visual}"
+        text = f"fingerprint={self.fingerprint} {self.feature_spec}"
         text += f" synthetic={'true' if self.synthetic else 'false'}"
         return text if self.class_names is None else f"{text} classes={json.dumps(self.class_names)}"
+
+    @property
+    def feature_spec(self) -> str:
+        """What made the features, as a model's config has it."""
+        return f"audio={self.audio} visual={self.visual}"
 
     @classmethod
     def parse(cls, text: str | None) -> "Description | None":

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -96,6 +96,19 @@ def make_folders(folder: Path) -> None:
         raise ValueError(f"{taken} is a file, so nothing can lie below it: choose another place.") from None
 
 
+def one_line(text: str) -> str:
+    r"""A text as a terminal may show it: what would move its cursor is written as it is in Python.
+
+    Example:
+        ```python
+        >>> one_line("é\n\x1b[2J")
+        'é\\n\\x1b[2J'
+
+        ```
+    """
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in printable(text))
+
+
 def printable(name: str) -> str:
     """A name as it can be printed and stored, whatever bytes a file system put into it."""
     return name.encode("utf-8", "backslashreplace").decode()
@@ -164,12 +177,22 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
             raise ValueError(taken) from None
         except OSError:  # a file system without locks
             logger.debug("%s cannot be locked", folder)
+        if not _is_same(file, lock):  # who had it removed it meanwhile, and somebody else may have made another
+            raise ValueError(taken)
         try:
             yield
         finally:
-            if folder.is_dir() and [one.name for one in folder.iterdir()] == [".lock"]:
+            if _is_same(file, lock) and [one.name for one in folder.iterdir()] == [".lock"]:
                 lock.unlink()
                 folder.rmdir()
+
+
+def _is_same(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 @contextmanager

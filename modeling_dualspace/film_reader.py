@@ -1,5 +1,6 @@
 """Films read by several threads at once, and given out in order: what is decoded while the network is at work."""
 
+import math
 import queue
 import sys
 import threading
@@ -14,7 +15,7 @@ from .backbones import Backbone
 from .clip_folder import windows
 from .clips import Clip
 from .extraction_plan import FilmClips, Settings
-from .media import Film, MediaError
+from .media import OF_THE_MACHINE, Film, MediaError
 from .units import Unit, units
 
 AHEAD_BYTES = 2**26
@@ -147,11 +148,18 @@ def _read(
                 piece.clip = replace(piece.clip, start=span[0], end=span[1])
     except _StoppedError:
         return
-    except ImportError as error:  # that is no film's fault
-        end = error
+    except MediaError as error:
+        reading.pieces = [replace(piece, problem=error.reason) for piece in listed]
+    except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            end = error
+        reading.pieces = [replace(piece, problem=f"cannot be read: {error.strerror or error}") for piece in listed]
     except Exception as error:
-        reason = error.reason if isinstance(error, MediaError) else f"cannot be read: {' '.join(str(error).split())}"
+        end = error if isinstance(error, ImportError) else None  # that is no film's fault
+        reason = f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
         reading.pieces = [replace(piece, problem=reason) for piece in listed]
+    except BaseException as error:  # or who waits for this film would wait for ever
+        end = error
     handover.queue.put((0, end))
 
 
@@ -162,10 +170,10 @@ def _span(clip: Clip, seconds: float) -> tuple[float, float]:
 def _pieces(listed: Sequence[Piece], seconds: float, settings: Settings) -> Iterator[Piece]:
     """The clips of a film whose length is known."""
     for piece in listed:
-        start = piece.clip.start or 0.0
-        if seconds <= 0 or start >= seconds:
-            yield replace(piece, problem=f"starts at {start:g} s, and its film lasts {seconds:g} s")
-        elif settings.window is None or seconds < 0.001:
+        start, end = round((piece.clip.start or 0.0) * 1000), math.floor(seconds * 1000 + 1e-6)  # as `windows` counts
+        if start >= end:
+            yield replace(piece, problem=f"starts at {start / 1000:g} s, and its film lasts {seconds:g} s")
+        elif settings.window is None:
             yield piece
         else:
             hop = settings.window if settings.hop is None else settings.hop

@@ -36,8 +36,8 @@ def load_backbone(
         fps: frames a second, of visual ones; None leaves it to the backbone.
         steps: how a network of transformers is to cut a track, instead of as it does by itself.
         device: where a network runs; None takes the best there is.
-        dtype: in which it computes: `float32`, `float16` or `bfloat16`; None is float32 on a CPU, and what the weights
-            have elsewhere.
+        dtype: in which it computes: `float32`, unless asked for `float16` or `bfloat16`, which are then part of its
+            constants: their vectors are others.
 
     Example:
         ```python
@@ -118,7 +118,7 @@ def reload_backbone(
         fps=steps.rate if built_in and modality == "visual" else None,
         steps=None if built_in else steps,
         device=device,
-        dtype=dtype,
+        dtype=dtype or record["constants"].get("dtype"),
     )
     if found.spec != record["spec"] or found.width != record["width"]:
         was, now = record, found.record()

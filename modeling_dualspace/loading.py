@@ -91,10 +91,15 @@ def find_processor(spec: str | None, *places: tuple[str, str]) -> DualSubspacePr
         except ValueError as error:
             logger.warning("The processor of %s is left out: %s", name, error)
             continue
-        except (HTTPError, OSError, EntryNotFoundError, LocalEntryNotFoundError):
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            continue
+        except (HTTPError, OSError) as error:
+            logger.warning("The processor of %s could not be had, and is left out: %s", name, error)
             continue
         if processor is not None and processor.feature_spec == spec:
             return processor
+        if processor is not None:
+            logger.warning("The processor of %s makes features of %s, and is left out.", name, processor.feature_spec)
     return None
 
 
@@ -173,7 +178,7 @@ def check_fit(model: Any, model_id: str, data: Dataset, data_id: str) -> None:
                 "wide: evaluate it on features like those it was trained on, or train a model on these."
             )
     spec, description = getattr(model.config, "feature_spec", None), Description.parse(data.info.description)
-    made = f"audio={description.audio} visual={description.visual}" if description else spec
+    made = description.feature_spec if description else spec
     if spec and spec != made:
         raise ValueError(
             f"{model_id} was trained on features of {spec}, and {data_id} holds {made}: extract the data anew, or, if "

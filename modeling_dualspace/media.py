@@ -4,6 +4,7 @@ Nothing is kept but what the decoder holds: a film may be of any length. Seconds
 picture is the one on display at a moment, so a variable frame rate needs no care. Decoding is PyAV's (FFmpeg's).
 """
 
+import errno
 import itertools
 import math
 import os
@@ -25,6 +26,10 @@ SEEK_SECONDS = 10.0
 """What lies further on is sought; before it, reading on is as fast."""
 BEFORE_SECONDS = (1.0, 10.0, 60.0)
 """How far before the wanted place it is tried to seek to, until every track has a key frame there."""
+LOWEST_RATE = 1_000
+"""Samples a second: less is no sound, and would be blown up thousandfold."""
+OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
+"""What is no film's fault. (FFmpeg says EIO of files that are cut off, too.)"""
 UNSOUGHT = {"ac3", "eac3", "h264", "hevc", "m4v", "mpeg", "mpegvideo"}
 """Formats without an index, whose packets do not say where they belong."""
 DAMAGED_SHARE = 0.05
@@ -39,12 +44,12 @@ class Limits:
     """What is refused, so that a stranger's file cannot occupy a server; None is no limit.
 
     Args:
-        seconds: that a film may last.
+        seconds: that a film may last: a day, unless said otherwise.
         bytes: of the file.
         pixels: of a frame. The default is a little more than 8K; such a frame takes 100 MB.
     """
 
-    seconds: float | None = None
+    seconds: float | None = 86_400
     bytes: int | None = None
     pixels: int | None = 36_000_000
 
@@ -104,6 +109,8 @@ class Film:
         try:
             size = os.stat(self.path).st_size
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in OF_THE_MACHINE:
+                raise
             raise self._error(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
         if not self.path.is_file():
             raise self._error("is no file")
@@ -122,6 +129,8 @@ class Film:
         except PermissionError:
             raise self._error("cannot be read: Permission denied") from None
         except Exception as error:  # PyAV's are of many kinds: EOFError, LookupError, NotImplementedError ...
+            if getattr(error, "errno", None) in OF_THE_MACHINE:
+                raise
             raise self._error(f"is no film that can be read ({_why(error)})") from None
 
     def _track(self, kind: str) -> Track | None:
@@ -134,6 +143,8 @@ class Film:
         context = stream.codec_context
         if kind == "audio" and not (context.sample_rate and context.channels):
             return None
+        if kind == "audio" and context.sample_rate < LOWEST_RATE:
+            raise self._error(f"has sound of {context.sample_rate} samples a second, and the least is {LOWEST_RATE:,}")
         seconds = None if stream.duration is None else float(stream.duration * stream.time_base)
         return Track(stream, context.name, seconds)
 

@@ -9,6 +9,9 @@ from .backbones import Array
 from .media import Limits, MediaError
 from .optional import require
 
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Not every kind that PIL knows: some are handed to other programs."""
+
 
 def is_path(value: Any) -> bool:
     """Whether it is the name of a file."""
@@ -88,7 +91,8 @@ def as_pixels(image: Any, limits: Limits | None = None) -> Array:
     if is_path(image):
         pillow = require("PIL.Image", extra="media")
         try:
-            with pillow.open(image) as opened:
+            _check_bytes(image, limits or Limits())
+            with pillow.open(image, formats=PICTURES) as opened:
                 return _converted(opened, image, limits or Limits())
         except MediaError:
             raise
@@ -102,6 +106,12 @@ def as_pixels(image: Any, limits: Limits | None = None) -> Array:
             f"A picture is an array (height, width, 3) of uint8, RGB, got {pixels.dtype} of shape {pixels.shape}."
         )
     return pixels
+
+
+def _check_bytes(image: Any, limits: Limits) -> None:
+    size = os.stat(image).st_size
+    if limits.bytes is not None and size > limits.bytes:
+        raise MediaError(image, f"has {size:,} bytes, and the limit is {limits.bytes:,}")
 
 
 def _converted(image: Any, name: Any, limits: Limits) -> Array:

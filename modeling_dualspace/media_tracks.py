@@ -13,6 +13,8 @@ Array = np.ndarray
 BLOCK_SECONDS = 0.5
 GAP_SECONDS = 0.1
 """Sound that is this far from where it should follow is put where its time says."""
+HOLD_SECONDS = 60.0
+"""A frame is on display for no longer: what claims to be a picture of months is a hole, or somebody's trap."""
 EARLY_SECONDS = 0.5
 """What begins so late is taken for the beginning: its first picture is shown for the moments before it, too."""
 
@@ -81,10 +83,9 @@ class SoundReader:
         if self.expected is None or abs(time - self.expected) > GAP_SECONDS:
             yield from self._drain()
             yield from self._flush()
-            if self.position is None or time > (self.expected or 0):
-                self.position = round(time * self.rate)
-            else:  # what was heard is not heard again
-                self.skip = round(((self.expected or 0) - time) * self.rate)
+            place = round(time * self.rate)
+            self.position = place if self.position is None else max(place, self.position)
+            self.skip = self.position - place  # what was heard is not heard again
             self.expected = time
         self.expected += frame.samples / frame.sample_rate
         self.track.reached = max(self.track.reached, self.expected)
@@ -141,6 +142,7 @@ class PictureReader:
         rate = track.stream.average_rate or track.stream.guessed_rate or 25
         self.duration = float(1 / Fraction(rate))
         self.shown: Any = None
+        self.since = 0.0
         self.before = track.reached
         self.latest = self.over = 0.0  # when the last picture begins, and when it ends
         self.done = False
@@ -166,8 +168,11 @@ class PictureReader:
             if not self.done and self.wanted < time:
                 yield from self._show(frame)
         while not self.done and self.wanted < time - 1e-6:
-            yield from self._show(self.shown or frame)
-        self.shown = frame
+            if self.wanted < self.since + HOLD_SECONDS:
+                yield from self._show(self.shown or frame)
+            else:
+                self._next()
+        self.shown, self.since = frame, time
 
     def _show(self, frame: Any) -> Iterator[Picture]:
         yield Picture(self.wanted, _upright(frame))
@@ -175,7 +180,8 @@ class PictureReader:
 
     def finish(self) -> Iterator[Picture]:
         """The last frame is on display for as long as it lasts."""
-        while self.shown is not None and not self.done and self.wanted < self.over - 1e-6:
+        over = min(self.over, self.since + HOLD_SECONDS)
+        while self.shown is not None and not self.done and self.wanted < over - 1e-6:
             yield from self._show(self.shown)
 
 

@@ -54,7 +54,7 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     _carry(source, staged, trusted=item.trust_remote_code)
     staged.fingerprints.append(fingerprint)
     looks, staged.synthetic = _looks(run), _is_synthetic(model, measured)
-    processor = released_processor(source, private=staged.private)
+    processor = released_processor(source, getattr(model.config, "feature_spec", None), private=staged.private)
     values: dict[str, Any] = {
         "repo_id": staged.repo_id,
         "license": item.license,

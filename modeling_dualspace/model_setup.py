@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .configuration_dualspace import CrossModalConfig
+from .configuration_dualspace import CrossModalConfig, spec_parts
 from .distributed import agreed
 from .loading import load_model
 from .modeling_crossmodal import CrossModalModel
@@ -126,7 +126,7 @@ def _facts(data: TrainingData) -> dict[str, Any]:
     """What the data decide."""
     facts: dict[str, Any] = dict(data.widths)
     if data.description is not None:
-        facts["feature_spec"] = f"audio={data.description.audio} visual={data.description.visual}"
+        facts["feature_spec"] = data.description.feature_spec
     if data.num_labels is not None:
         facts["num_labels"] = data.num_labels
     return facts
@@ -192,7 +192,7 @@ def _few(names: Sequence[str]) -> str:
 def _features(was: Any, now: Any) -> list[tuple[str, str, str]]:
     """By modality, what the features of both are: what made them, where both say, and how wide they are."""
     found = []
-    specs = [dict(part.split("=", 1) for part in (one.feature_spec or "").split() if "=" in part) for one in (was, now)]
+    specs = [spec_parts(one.feature_spec) for one in (was, now)]
     for modality in ("audio", "visual"):
         widths = [f"{getattr(one, f'{modality}_dim')} wide" for one in (was, now)]
         if all(modality in spec for spec in specs):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_dualspace import CrossModalConfig
+from .configuration_dualspace import CrossModalConfig, spec_parts
 from .distributed import gather_named_rows
 from .moments import check_finite
 from .targets import check_labels
@@ -189,9 +189,8 @@ class CrossModalModel(PreTrainedModel):
         Args:
             spec: what made the features: `audio=<backbone>@<hex> visual=...`, or one of both.
         """
-        known = dict(part.split("=", 1) for part in (self.config.feature_spec or "").split() if "=" in part)
-        for part in (spec or "").split():
-            modality, _, made = part.partition("=")
+        known = spec_parts(self.config.feature_spec)
+        for modality, made in spec_parts(spec).items():
             if known.get(modality, made) != made:
                 raise ValueError(
                     f"This model was trained on {modality} features of {known[modality]}, and these were made by "

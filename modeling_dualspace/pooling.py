@@ -53,6 +53,17 @@ class Pooling:
                 if self.keep:
                     self.vectors.setdefault((owner, modality), []).append(vector)
 
+    def is_settled(self, film: Hashable) -> bool:
+        """Whether none of a film's units waits to be embedded."""
+        waiting = [owners for units in self.waiting.values() for owners, _ in units]
+        return all(owner[0] != film for owners in waiting for owner in owners)
+
+    def pop(self, owner: Owner, modality: Modality) -> Array | None:
+        """The mean, which is then forgotten."""
+        found = self.mean(owner, modality)
+        self.sums.pop((owner, modality), None)
+        return found
+
     def mean(self, owner: Owner, modality: Modality) -> Array | None:
         """The mean over the units of a clip, float32; None where it had none."""
         total, count = self.sums.get((owner, modality), (None, 0))

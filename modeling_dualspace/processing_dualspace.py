@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import operator
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from .pooling import Owner, Pooling
 from .units import Unit, filled, units
 
 MODALITIES: tuple[Modality, ...] = ("audio", "visual")
+_LOADING = threading.Lock()
 _SETTINGS = ("limits", "batch_size", "device", "dtype")
 """What is not saved."""
 
@@ -77,10 +80,11 @@ class DualSubspaceProcessor(ProcessorMixin):
 
     def backbone(self, modality: Modality) -> Backbone:
         """The network of a modality, loaded now if it was not."""
-        if modality not in self._loaded:
-            record = self._records[modality]
-            self._loaded[modality] = reload_backbone(modality, record, device=self.device, dtype=self.dtype)
-        return self._loaded[modality]
+        with _LOADING:  # threads that ask at once get one and the same
+            if modality not in self._loaded:
+                record = self._records[modality]
+                self._loaded[modality] = reload_backbone(modality, record, device=self.device, dtype=self.dtype)
+            return self._loaded[modality]
 
     def source(self, modality: Modality) -> str:
         """By what the backbone of a modality is loaded: its name, a folder, or an id of the Hub."""
@@ -106,6 +110,7 @@ class DualSubspaceProcessor(ProcessorMixin):
         fps: float | None = None,
         modalities: Sequence[Modality] | None = None,
         return_frames: bool = False,
+        return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Features of films, or of sounds, of pictures, or of both.
 
@@ -117,6 +122,7 @@ class DualSubspaceProcessor(ProcessorMixin):
             sampling_rate: samples a second of all sounds given as arrays.
             fps: frames a second of all films given as arrays; None says they are as many as the backbone takes.
             modalities: what to take of films; None takes both. `("visual",)` for films without sound.
+            return_tensors: `pt`, or `np` for NumPy's arrays.
             return_frames: give `audio_frames` and `visual_frames` too: a list with the vectors `(t, d)` of each clip.
 
         Returns:
@@ -127,6 +133,8 @@ class DualSubspaceProcessor(ProcessorMixin):
         if videos is not None and (audio is not None or images is not None):
             raise ValueError("A film has both its sound and its pictures: pass `videos`, or `audio` and `images`.")
         wanted = _wanted(modalities)
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f'`return_tensors` is "pt" or "np", got {return_tensors!r}.')
         if fps is not None and not 0.01 <= fps <= 1000:
             raise ValueError(f"`fps` is frames a second, .01 to 1000, got {fps}.")
         rows: dict[Modality, list[Any]] = {}
@@ -148,7 +156,8 @@ class DualSubspaceProcessor(ProcessorMixin):
             for unit in stream:
                 pooling.add(number, unit)
         pooling.flush()
-        return self._inputs(pooling, rows, return_frames, together=videos is not None)
+        inputs = self._inputs(pooling, rows, return_frames, together=videos is not None)
+        return _as_numpy(inputs) if return_tensors == "np" else inputs
 
     def _inputs(
         self, pooling: Pooling, rows: Mapping[Modality, list[Any]], return_frames: bool, *, together: bool
@@ -205,7 +214,11 @@ class DualSubspaceProcessor(ProcessorMixin):
         samples = as_samples(sound)
         if sampling_rate is None:
             raise ValueError("Samples say nothing about their speed: pass `sampling_rate`, samples a second.")
-        if not isinstance(sampling_rate, int) or not 1_000 <= sampling_rate <= 1_000_000:
+        try:
+            whole = operator.index(sampling_rate)
+        except TypeError:
+            whole = 0
+        if not 1_000 <= whole <= 1_000_000:
             raise ValueError(f"`sampling_rate` is a whole number from 1,000 to 1,000,000, got {sampling_rate!r}.")
         if sampling_rate != backbone.steps.rate:
             resample = require("librosa", extra="media").resample
@@ -258,8 +271,17 @@ class DualSubspaceProcessor(ProcessorMixin):
                 f"The saved processor was changed: it says it makes {processor_dict.get('feature_spec')}, and its "
                 f"backbones make {processor.feature_spec}."
             )
-        processor.auto_map = processor_dict.get("auto_map")
         return (processor, {}) if kwargs.get("return_unused_kwargs") else processor
+
+
+def _as_numpy(inputs: BatchFeature) -> BatchFeature:
+    """The same without tensors."""
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            inputs[name] = value.numpy()
+        elif isinstance(value, list):
+            inputs[name] = [one.numpy() for one in value]
+    return inputs
 
 
 def _wanted(modalities: Sequence[Modality] | None) -> tuple[Modality, ...]:

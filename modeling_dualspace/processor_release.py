@@ -1,5 +1,7 @@
 """The processor of a model or a data set that is released: whether others can load it, and what it makes of a probe."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,26 @@ from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 from .results import is_hub_id
 
 
-def released_processor(folder: Path, *, private: bool) -> DualSubspaceProcessor | None:
+def released_processor(folder: Path, spec: str | None, *, private: bool) -> DualSubspaceProcessor | None:
     """The processor in a folder, None where there is none; raises where others could not use it.
 
     Args:
         folder: of a model or a data set.
+        spec: what made the features of either; None where nobody says.
         private: whether it goes where nobody else looks.
     """
+    check_code(folder)
     if not (folder / PROCESSOR_NAME).is_file():
         return None
     try:
         processor = DualSubspaceProcessor.from_pretrained(folder)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / PROCESSOR_NAME} is no processor that can be loaded: {error}") from None
+    if spec is not None and spec != processor.feature_spec:
+        raise ValueError(
+            f"{folder / PROCESSOR_NAME} makes features of {processor.feature_spec}, and what it lies beside has those "
+            f"of {spec}: remove the file, or put the right one there."
+        )
     for modality in MODALITIES:
         source = processor.source(modality)
         if source in BUILT_IN[modality]:
@@ -40,6 +49,23 @@ def released_processor(folder: Path, *, private: bool) -> DualSubspaceProcessor 
                 f"{folder / PROCESSOR_NAME} names {source}, which is not public: make it so, or pass --private."
             )
     return processor
+
+
+def check_code(folder: Path) -> None:
+    """Raises where a file says that code from elsewhere is to be run: a push tries what it declares."""
+    for name in ("config.json", PROCESSOR_NAME):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            declared = dict(content.get("auto_map") or {}).values()
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue  # none there, or none that can be loaded: whoever needs it says so
+        for entry in declared:
+            module = str(entry).partition(".")[0]
+            if not re.fullmatch(r"\w+\.\w+", str(entry)) or not (folder / f"{module}.py").is_file():
+                raise ValueError(
+                    f"{folder / name} says that {str(entry)!r} is to be run, which is no file beside it: save it again "
+                    "by `save_pretrained`."
+                )
 
 
 def check_features(processor: DualSubspaceProcessor) -> dict[str, list[float]]:

@@ -112,7 +112,7 @@ class _Training:
     def _find_processor(self) -> Any:
         """What made the features of the data, where that is known: it is saved beside the model."""
         made = self.data.description
-        spec = None if made is None else f"audio={made.audio} visual={made.visual}"
+        spec = None if made is None else made.feature_spec
         places = [(self.recipe.data.path, "dataset"), *([(self.recipe.init, "model")] if self.recipe.init else [])]
         return find_processor(spec, *places)
 

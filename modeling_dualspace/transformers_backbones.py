@@ -4,7 +4,6 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def transformers_backbone(
         source: a folder that `save_pretrained` wrote, with the file of its processor, or an id of the Hub.
         revision: a branch, a tag or a commit on the Hub.
         device: where it runs, as "cpu" or "cuda"; by default the accelerator of this machine if it has one.
-        dtype: "float32", "float16" or "bfloat16" for the network; by default float32 on a CPU, else what the
+        dtype: "float32", "float16" or "bfloat16" for the network; float32 unless asked otherwise, whatever the
             checkpoint is stored in. Sound and frames are prepared in float32 always.
         fps: frames a second, in place of 1 for images and of what a video model was trained on.
         steps: how tracks are cut, in place of units that follow each other: as long as the model takes (sound of any
@@ -85,11 +84,10 @@ def transformers_backbone(
         name = config.model_type.replace("_", "-")
         config, kind = part_seen(config, kind, modality)
         model, missing = load_model(place, config, kind)
-        stored = model.dtype
         tower = Tower(model, modality)
         tower.pooler_trained = not check_covered(place, tower, missing)
         weights = weights_hash(tower, missing)
-        tower.to(where, precision or (torch.float32 if where.type == "cpu" else stored))
+        tower.to(where, precision or torch.float32)
         make = _SoundBackbone if modality == "audio" else _FrameBackbone
         backbone = make(tower, processor, config, settings, fps, steps)
         backbone.name, backbone.weights = name, weights
@@ -132,6 +130,7 @@ class _TransformersBackbone(Backbone):
     def constants(self) -> dict[str, Any]:
         """The preprocessor, the configuration and the way of pooling."""
         return {
+            **({} if self._dtype == torch.float32 else {"dtype": str(self._dtype).removeprefix("torch.")}),
             "model": self.tower.architecture,
             "config": self._config_hash,
             "pooling": self.tower.pooling,
@@ -183,7 +182,7 @@ class _SoundBackbone(_TransformersBackbone):
         # Padding is told apart where the extractor pads; elsewhere it knows itself whether the model wants a mask.
         self._asked = {"return_attention_mask": True} if own and "return_attention_mask" in takes else {}
         length = int(most or SECONDS * rate)
-        self.steps = _exact(steps or Steps(rate=rate, length=length, hop=length))
+        self.steps = steps or Steps(rate=rate, length=length, hop=length)
         if self.steps.rate != rate or (most and self.steps.length > most):
             raise ValueError(
                 f"The model takes sound at {rate} samples a second{f', at most {most} of them' if most else ''}: got "
@@ -228,7 +227,7 @@ class _FrameBackbone(_TransformersBackbone):
         if fps is not None and not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"`fps` is a positive number of frames a second, not {fps}.")
         rate = fps or (_rate(config, settings, count) if self._video else 1)
-        self.steps = _exact(steps or Steps(rate=rate, length=count, hop=count))
+        self.steps = steps or Steps(rate=rate, length=count, hop=count)
         if not self._video and self.steps.length != 1:
             raise ValueError(f"The model takes single images, so a unit is 1 frame long: got {self.steps}.")
         self._input = next(name for name in sorted(INPUTS["visual"], reverse=True) if name in tower.takes)
@@ -258,11 +257,6 @@ class _FrameBackbone(_TransformersBackbone):
 
     def probe(self) -> int:
         return self.embed([[self.prepare(np.zeros((64, 64, 3), np.uint8))] * self.steps.length]).shape[1]
-
-
-def _exact(steps: Steps) -> Steps:
-    """The same, 25 frames a second written as 25 and not as 25.0, which would make another `feature_spec`."""
-    return replace(steps, rate=int(steps.rate)) if float(steps.rate).is_integer() else steps
 
 
 def _frames(config: Any, settings: Any) -> int | None:

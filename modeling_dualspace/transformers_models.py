@@ -91,9 +91,12 @@ def find(source: str | os.PathLike, revision: str | None) -> tuple[Place, Any]:
         if not folder.is_dir():  # all files of one commit, whatever is pushed meanwhile
             found = resolve_revision(source, revision=revision, local_files_only=constants.HF_HUB_OFFLINE)
             place = place._replace(revision=found.resolved)
-        return place, AutoConfig.from_pretrained(place.path, trust_remote_code=False, **place.at)
+        config = AutoConfig.from_pretrained(place.path, trust_remote_code=False, **place.at)
     except Exception as error:
         raise ValueError(_why_not(place, revision, error)) from error
+    if getattr(config, "model_args", None):  # timm would be told from where to unpickle
+        raise ValueError(f"`{source}` hands `model_args` to another library, which may load anything: take another.")
+    return place, config
 
 
 def _why_not(place: Place, revision: str | None, error: BaseException) -> str:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from modeling_dualspace.backbones import Backbone, Steps, digest, spec_parts
+from modeling_dualspace.backbones import Backbone, Steps, digest
+from modeling_dualspace.configuration_dualspace import spec_parts
 
 
 def naive_starts(count, length, hop, least):

@@ -89,7 +89,7 @@ def test_where_none_is_declared_nothing_is_tried(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert list(stranger.processor_by_package(job(tmp_path))) == []
     assert list(stranger.processor_by_remote_code(job(tmp_path))) == []
-    assert released_processor(tmp_path, private=False) is None
+    assert released_processor(tmp_path, None, private=False) is None
 
 
 def saved(folder: Path, **parts) -> Path:
@@ -102,18 +102,18 @@ def saved(folder: Path, **parts) -> Path:
 
 
 def test_a_backbone_that_lies_on_this_machine_goes_nowhere(tmp_path):
-    text = refusal(lambda: released_processor(saved(tmp_path, source=str(tmp_path)), private=True))
+    text = refusal(lambda: released_processor(saved(tmp_path, source=str(tmp_path)), None, private=True))
     assert "a folder of this machine for its audio backbone" in text and "push that to the Hub" in text
 
 
 def test_a_public_model_names_no_private_backbone(tmp_path, monkeypatch):
     folder = saved(tmp_path, source="me/secret-ears")
     monkeypatch.setattr("modeling_dualspace.processor_release.is_public", lambda name, kind: False)
-    assert "me/secret-ears, which is not public" in refusal(lambda: released_processor(folder, private=False))
-    assert released_processor(folder, private=True).source("audio") == "me/secret-ears"
+    assert "me/secret-ears, which is not public" in refusal(lambda: released_processor(folder, None, private=False))
+    assert released_processor(folder, None, private=True).source("audio") == "me/secret-ears"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"audio": 3}'])
 def test_what_is_no_processor_stops_it(tmp_path, content):
     (tmp_path / "processor_config.json").write_text(content)
-    assert "is no processor that can be loaded" in refusal(lambda: released_processor(tmp_path, private=False))
+    assert "is no processor that can be loaded" in refusal(lambda: released_processor(tmp_path, None, private=False))
