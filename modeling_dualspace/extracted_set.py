@@ -22,7 +22,7 @@ from .extraction_shards import Row, read_shard
 from .feature_dataset import check_name, write_dataset
 from .feature_parts import FeatureSource
 from .feature_schema import feature_columns, in_order
-from .files import CARD, one_line, printable, short_digest
+from .files import CARD, is_as_made, one_line, printable, short_digest
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 
 SKIPPED, SUMMARY, PROCESSOR = "skipped.csv", "extraction.json", "processor_config.json"
@@ -57,7 +57,9 @@ class Extracted:
     def key(self) -> str:
         """Changes with anything that decides what is written."""
         parts = [shard.key for shard in self.shards]
-        parts += [json.dumps([clip.clip_id, clip.split, clip.label, clip.labels]) for clip in self.clips.clips]
+        parts += [
+            json.dumps([clip.clip_id, clip.name, clip.split, clip.label, clip.labels]) for clip in self.clips.clips
+        ]
         parts += [json.dumps(one) for one in self.clips.unusable]
         return short_digest(part.encode() for part in [*parts, str(self.keep_unpaired), self.license])
 
@@ -71,6 +73,8 @@ class Extracted:
 def check_place(source: Path, out: Path) -> None:
     """Raises where the data set could not be written in the end: that is better known before any work."""
     check_name(out)
+    if printable(str(out)) != str(out):
+        raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another --out.")
     if source.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"{source} lies in {out}, which would be replaced: choose another --out.")
 
@@ -81,7 +85,7 @@ def finished(asked: Extracted) -> dict[str, Any] | None:
         former = json.loads((asked.out / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(former, dict) or former.pop("key", None) != asked.key:
+    if not isinstance(former, dict) or former.pop("key", None) != asked.key or not is_as_made(asked.out):
         return None
     info = DatasetCard.load(asked.out / CARD).data["dataset_info"]
     table = asked.out / SKIPPED

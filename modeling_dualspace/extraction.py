@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .clip_folder import list_clips
@@ -82,6 +83,7 @@ def extract(
     """
     out, settings = Path(out), Settings("", "", window, hop, limits or Limits(), batch_size)
     check_place(Path(source), out)
+    _check_device(device)
     films = from_first(lambda: list_clips(source))
     backbones = agreed(
         lambda: (
@@ -102,7 +104,7 @@ def extract(
             return former
         from_first(lambda: check_folder(out.resolve(), overwrite))
         stop = stack.enter_context(asked_to_stop())
-        work = _Work(asked, workers or _cores(), stop, progress and not process_index())
+        work = agreed(lambda: _Work(asked, workers or _cores(), stop, progress and not process_index()))
         work.run()
         if process_index():
             return {}
@@ -110,6 +112,14 @@ def extract(
         written = write_set(asked, overwrite=overwrite, progress=progress)
         shutil.rmtree(asked.folder, ignore_errors=True)
         return written
+
+
+def _check_device(device: str | None) -> None:
+    """Raises where there is no such device, whether a backbone needs it or not."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def _cores() -> int:

@@ -1,6 +1,7 @@
 """What an extraction has to do, in shards: films that are read together, written together, and never read again."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,8 +91,8 @@ def plan(clips: Sequence[Clip], settings: Settings) -> list[Shard]:
 def _shard(number: int, films: Sequence[FilmClips], settings: Settings) -> Shard:
     parts = [json.dumps(asdict(settings), sort_keys=True)]
     for film in films:
-        parts += [str(_size(film.path)), str(_time(film.path))]
-        parts += [json.dumps([clip.clip_id, clip.start, clip.end]) for clip in film.clips]
+        parts += [str(_size(film.path)), str(_time(film.path)), str(os.access(film.path, os.R_OK))]
+        parts += [json.dumps([clip.clip_id, clip.name, clip.start, clip.end]) for clip in film.clips]
     return Shard(number, tuple(films), short_digest(part.encode("utf-8", "surrogateescape") for part in parts))
 
 

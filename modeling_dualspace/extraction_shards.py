@@ -57,7 +57,7 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
     make_folders(path.parent)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd", write_page_checksum=True)
         temporary.replace(path)
     finally:
         with suppress(OSError):
@@ -67,7 +67,7 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
 def read_shard(path: Path, *, vectors: bool = True) -> Iterator[Row]:
     """The rows, in order; without their vectors where only the rest is asked for."""
     names = SCHEMA.names if vectors else [name for name in SCHEMA.names if name not in ("audio", "visual")]
-    table = pq.read_table(path, columns=names, memory_map=False)
+    table = pq.read_table(path, columns=names, memory_map=False, page_checksum_verification=True)
     columns = {name: table[name].to_pylist() for name in names if name not in ("audio", "visual")}
     if vectors:
         columns |= {name: [_vector(one) for one in table[name]] for name in ("audio", "visual")}
@@ -78,7 +78,7 @@ def read_shard(path: Path, *, vectors: bool = True) -> Iterator[Row]:
 def is_whole(path: Path) -> bool:
     """Whether a shard is there and can be read, all of it."""
     try:
-        return bool(pq.read_table(path, memory_map=False).schema.equals(SCHEMA))
+        return bool(pq.read_table(path, memory_map=False, page_checksum_verification=True).schema.equals(SCHEMA))
     except (OSError, pa.ArrowException):
         return False
 

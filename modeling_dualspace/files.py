@@ -243,13 +243,25 @@ def check_folder(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} exists already and is not empty: choose another name, or pass --overwrite.")
     if not (out / MANIFEST).is_file():
         raise ValueError(f"{out} was not made here, so it is not overwritten: choose another name.")
-    known = read_manifest((out / MANIFEST).read_text(encoding="utf-8"))
-    foreign = sorted(name for name, size in _sizes(out).items() if known.get(name) != size and name != MANIFEST)
+    foreign = _changed(out)
     if foreign:
         raise ValueError(
             f"{out} is not overwritten: {foreign[0]} was put there or changed since it was made ({len(foreign)} files "
             "like that). Move them away, or choose another name."
         )
+
+
+def is_as_made(folder: Path) -> bool:
+    """Whether all that was written into a folder is there, and nothing else."""
+    if not (folder / MANIFEST).is_file() or _changed(folder):
+        return False
+    return read_manifest((folder / MANIFEST).read_text(encoding="utf-8")).keys() <= _sizes(folder).keys()
+
+
+def _changed(folder: Path) -> list[str]:
+    """What was put into a folder, or changed, since it was made."""
+    known = read_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
+    return sorted(name for name, size in _sizes(folder).items() if known.get(name) != size and name != MANIFEST)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -26,6 +26,8 @@ SEEK_SECONDS = 10.0
 """What lies further on is sought; before it, reading on is as fast."""
 BEFORE_SECONDS = (1.0, 10.0, 60.0)
 """How far before the wanted place it is tried to seek to, until every track has a key frame there."""
+MOST_THREADS = 16
+"""Of a decoder: each holds frames of its own."""
 LOWEST_RATE = 1_000
 """Samples a second: less is no sound, and would be blown up thousandfold."""
 OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
@@ -52,6 +54,12 @@ class Limits:
     seconds: float | None = 86_400
     bytes: int | None = None
     pixels: int | None = 36_000_000
+
+    def __post_init__(self):
+        for name in ("seconds", "bytes", "pixels"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"A limit of {name} is a positive number, got {value}: leave it out for none.")
 
 
 class MediaError(ValueError):
@@ -153,12 +161,14 @@ class Film:
             return
         context, limit = self.visual.stream.codec_context, self.limits.pixels
         size = context.width * context.height
+        if limit is not None and not size:  # FFmpeg has not looked at what is larger
+            raise self._error(f"has frames of no size, or larger than the limit of {limit:,} pixels in all")
         if limit is not None and size > limit:
             raise self._error(
                 f"has frames of {context.width} x {context.height} pixels, and the limit is {limit:,} in all"
             )
         context.thread_type = "AUTO"
-        context.thread_count = self.threads
+        context.thread_count = min(self.threads, MOST_THREADS)
         if limit is not None:  # later frames may be larger
             context.options = {"max_pixels": _with_margin(limit)}
 
@@ -281,10 +291,12 @@ class Film:
                 continue
             for frame in self._frames(packet, reader.track):
                 yield from self._checked(reader.take(frame), reader.track)
+            frame = None
         for reader in readers.values():
             if not reader.done:
                 yield from self._checked(reader.finish(), reader.track)
                 reader.track.ended = not reader.done
+            reader.let_go()
             self._check_damage(reader.track)
 
     def _frames(self, packet: Any, track: Track) -> list[Any]:

@@ -1,5 +1,6 @@
 """The tracks of a film while it is read: sound as samples at a wanted rate, pictures at wanted times."""
 
+import gc
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ class SoundReader:
             yield Sound(self.waiting_from, np.concatenate(self.waiting))
         self.waiting, self.count = [], 0
 
+    def let_go(self) -> None:
+        """Nothing is held."""
+
     def finish(self) -> Iterator[Sound]:
         """What is left at the end of the track."""
         yield from self._drain()
@@ -142,9 +146,12 @@ class PictureReader:
         rate = track.stream.average_rate or track.stream.guessed_rate or 25
         self.duration = float(1 / Fraction(rate))
         self.shown: Any = None
+        self.rotation: float | None = None
+        self.matrix: tuple[int, ...] | None = None
         self.since = 0.0
         self.before = track.reached
         self.latest = self.over = 0.0  # when the last picture begins, and when it ends
+        self.held = False  # whether the frame on display is one whose side data were read
         self.done = False
         self._next()
 
@@ -157,6 +164,9 @@ class PictureReader:
         if self.pixels is not None and frame.width * frame.height > self.pixels:
             size = f"{frame.width} x {frame.height}"
             raise UnreadableError(f"has frames of {size} pixels, and the limit is {self.pixels:,} in all")
+        release, self.held = self.held, False
+        if frame.rotation != self.rotation:  # seldom, see `let_go`
+            self.rotation, self.matrix, self.held = frame.rotation, display_matrix(frame), True
         time = self.over if frame.pts is None else float(frame.pts * frame.time_base) - self.zero
         lasts = float(frame.duration * frame.time_base) if frame.duration else self.duration
         self.latest = max(self.latest, time)
@@ -173,9 +183,11 @@ class PictureReader:
             else:
                 self._next()
         self.shown, self.since = frame, time
+        if release:
+            gc.collect(1)
 
     def _show(self, frame: Any) -> Iterator[Picture]:
-        yield Picture(self.wanted, _upright(frame))
+        yield Picture(self.wanted, _upright(frame, self.matrix))
         self._next()
 
     def finish(self) -> Iterator[Picture]:
@@ -184,22 +196,37 @@ class PictureReader:
         while self.shown is not None and not self.done and self.wanted < over - 1e-6:
             yield from self._show(self.shown)
 
+    def let_go(self) -> None:
+        """Frees the frame whose side data were read: the two hold each other, and with them the decoder's buffers."""
+        self.shown = None
+        if self.held:
+            gc.collect(1)
 
-def _upright(frame: Any) -> Array:
-    """RGB as it is to be seen: a telephone writes how it was held beside the picture."""
+
+def display_matrix(frame: Any) -> tuple[int, ...] | None:
+    """How a frame is to be turned, a b . c d of x' = a x + c y, y' = b x + d y; None where nothing is said of it.
+
+    A telephone writes how it was held beside the picture.
+    """
+    try:
+        beside = list(frame.side_data)
+    except ValueError:  # PyAV does not know every kind: the angle is all that can be had then
+        turns = round(frame.rotation / 90) % 4
+        return ((1, 0, 0, 0, 1), (0, -1, 0, 1, 0), (-1, 0, 0, 0, -1), (0, 1, 0, -1, 0))[turns]
+    found = [bytes(data) for data in beside if data.type.name == "DISPLAYMATRIX"]
+    return tuple(np.frombuffer(found[0], np.int32)[:5].tolist()) if found else None
+
+
+def _upright(frame: Any, matrix: tuple[int, ...] | None) -> Array:
+    """RGB as it is to be seen."""
     try:
         picture = frame.to_ndarray(format="rgb24")
     except OSError:  # a space of colours that swscale does not know: as if nothing had been said about it
         frame.colorspace = 2
         picture = frame.to_ndarray(format="rgb24")
-    try:
-        beside = list(frame.side_data)
-    except ValueError:  # PyAV does not know every kind
-        return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
-    for data in beside:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                picture, a, d = picture.swapaxes(0, 1), c, b
-            picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if matrix is not None:
+        a, b, _, c, d = matrix
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return np.ascontiguousarray(picture)

@@ -45,7 +45,15 @@ class Pooling:
         batch, self.waiting[modality] = self.waiting[modality], []
         if not batch:
             return
-        vectors = self.backbones[modality].embed([pieces for _, pieces in batch])
+        backbone = self.backbones[modality]
+        try:
+            vectors = backbone.embed([pieces for _, pieces in batch])
+        except Exception as error:
+            what = f"{type(error).__name__} {error}".strip()
+            raise RuntimeError(
+                f"The {modality} backbone {backbone.name} failed on a batch of {len(batch)} units ({what}): a smaller "
+                "one takes less memory."
+            ) from error
         for (owners, _), vector in zip(batch, vectors, strict=True):
             for owner in owners:
                 total, count = self.sums.get((owner, modality), (np.zeros(len(vector)), 0))
