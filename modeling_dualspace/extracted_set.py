@@ -22,7 +22,7 @@ from .extraction_shards import Row, read_shard
 from .feature_dataset import check_name, write_dataset
 from .feature_parts import FeatureSource
 from .feature_schema import feature_columns, in_order
-from .files import CARD, is_as_made, one_line, printable, short_digest
+from .files import CARD, check_folder, is_as_made, one_line, printable, short_digest
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 
 SKIPPED, SUMMARY, PROCESSOR = "skipped.csv", "extraction.json", "processor_config.json"
@@ -70,13 +70,15 @@ class Extracted:
                 yield shard.films[row.film].clips[row.of], row
 
 
-def check_place(source: Path, out: Path) -> None:
+def check_place(source: Path, out: Path, overwrite: bool) -> None:
     """Raises where the data set could not be written in the end: that is better known before any work."""
     check_name(out)
     if printable(str(out)) != str(out):
         raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another --out.")
     if source.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"{source} lies in {out}, which would be replaced: choose another --out.")
+    if not (out / SUMMARY).is_file():
+        check_folder(out.resolve(), overwrite)
 
 
 def finished(asked: Extracted) -> dict[str, Any] | None:

@@ -82,17 +82,11 @@ def extract(
         ```
     """
     out, settings = Path(out), Settings("", "", window, hop, limits or Limits(), batch_size)
-    check_place(Path(source), out)
+    check_place(Path(source), out, overwrite)
     _check_device(device)
     films = from_first(lambda: list_clips(source))
-    backbones = agreed(
-        lambda: (
-            load_backbone("audio", audio, device=device, dtype=dtype),
-            load_backbone("visual", visual, fps=fps, device=device, dtype=dtype),
-        )
-    )
-    settings = replace(settings, audio=backbones[0].spec, visual=backbones[1].spec)
-    processor = DualSubspaceProcessor(*backbones)
+    processor = agreed(lambda: _processor(audio, visual, fps, {"device": device, "dtype": dtype}))
+    settings = replace(settings, **{name: processor.backbone(name).spec for name in MODALITIES})
     shards = from_first(lambda: plan(films.clips, settings))
     asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
     with ExitStack() as stack:
@@ -112,6 +106,13 @@ def extract(
         written = write_set(asked, overwrite=overwrite, progress=progress)
         shutil.rmtree(asked.folder, ignore_errors=True)
         return written
+
+
+def _processor(audio: str, visual: str, fps: float | None, where: dict[str, Any]) -> DualSubspaceProcessor:
+    """Both backbones, loaded."""
+    return DualSubspaceProcessor(
+        load_backbone("audio", audio, **where), load_backbone("visual", visual, fps=fps, **where)
+    )
 
 
 def _check_device(device: str | None) -> None:
