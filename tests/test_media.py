@@ -305,7 +305,8 @@ class Workshop:
 @pytest.fixture(scope="module")
 def make(request, tmp_path_factory):
     """See `Workshop`. What the chosen tests will ask for is made on threads beside them."""
-    items = (item for item in request.session.items if item.module is request.module and hasattr(item, "callspec"))
+    tests = (item for item in request.session.items if hasattr(item, "callspec"))
+    items = (item for item in tests if getattr(item, "module", None) is request.module)
     names = [item.callspec.params.get("name") for item in items]
     names = [name for name in dict.fromkeys(names) if name in FILMS and shutil.which("ffmpeg")]
     workshop, pool = Workshop(tmp_path_factory.mktemp("films"), names), ThreadPoolExecutor(2)
