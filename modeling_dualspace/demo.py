@@ -141,6 +141,6 @@ def render(result: Mapping[str, Any]) -> str:
         f"Features: {result['features']}     load_dataset({result['features']!r})",
         f"Model:    {result['model']}     AutoModel and AutoProcessor.from_pretrained({result['model']!r})",
         *([f"Report:   {result['report']}     open it in a browser"] if result["report"] else []),
-        "Your own: dualspace extract my_videos --out my-features; dualspace train finetune data.path=my-features",
+        "Your own: dualspace extract my_videos --out my-features, and what it says then",
     ]
     return "\n".join(lines)

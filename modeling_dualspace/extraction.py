@@ -30,6 +30,7 @@ from .known_backbones import DEFAULTS, load_backbone
 from .media import Limits
 from .pooling import Pooling
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
+from .splits import SPLITS
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.5, 60.0
 
@@ -229,9 +230,20 @@ def render(found: dict[str, Any]) -> str:
     """What was written, in words."""
     lines = [one_line(note) for note in found["notes"]]
     splits = ", ".join(f"{split} {rows:,}" for split, rows in found["splits"].items())
-    lines.append(f"{found['out']}: {found['clips']:,} clips ({splits}), {found['description']}")
+    clips = "1 clip" if found["clips"] == 1 else f"{found['clips']:,} clips"
+    lines.append(f"{found['out']}: {clips} ({splits}), {found['description']}")
     if found["skipped"]:
         lines.append(f"Skipped: {found['skipped']:,} clips, listed with their reasons in {found['table']}:")
         lines += [f"  {one_line(clip_id)}: {one_line(reason)}" for clip_id, reason in found["first_skipped"]]
-    lines.append(f"Next: dualspace train finetune data.path={found['out']}")
+    if set(found["splits"]) < set(SPLITS):
+        lines.append(
+            "A model wants clips in train, validation and test: where films are few, name their splits in a list "
+            "(metadata.csv with the columns path, label and split in the folder), and extract again with --overwrite."
+        )
+    if "train" in found["splits"]:
+        name = Path(found["out"]).name
+        lines.append(
+            f"Next: dualspace train tiny data.path={found['out']} output=runs/{name}   (seconds; `finetune` starts "
+            "from a published model, init=...)"
+        )
     return "\n".join(lines)

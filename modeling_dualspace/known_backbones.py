@@ -65,7 +65,11 @@ def load_backbone(
         )
     except ValueError as error:
         names = ", ".join(BUILT_IN[modality])
-        raise ValueError(f"The {modality} backbone {source!r} cannot be loaded (built in: {names}): {error}") from None
+        close = difflib.get_close_matches(source, BUILT_IN[modality], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"The {modality} backbone {source!r} cannot be loaded (built in: {names}{hint}): {error}"
+        ) from None
 
 
 def check_known(given: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -117,7 +117,8 @@ class DualSubspaceProcessor(ProcessorMixin):
         Args:
             videos: a film or several: paths, which are heard and seen, or rows of frames `(t, height, width, 3)` uint8,
                 which are seen.
-            audio: a sound or several: paths, or samples `(n,)` within -1 and 1, which need a `sampling_rate`.
+            audio: a sound or several: paths, or samples `(n,)` within -1 and 1, which need a `sampling_rate`; an array
+                of two axes is several.
             images: a picture or several: paths, PIL images, or `(height, width, 3)` uint8.
             sampling_rate: samples a second of all sounds given as arrays.
             fps: frames a second of all films given as arrays; None says they are as many as the backbone takes.
@@ -260,12 +261,18 @@ class DualSubspaceProcessor(ProcessorMixin):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any):
-        """Made of what was saved; `device`, `dtype`, `batch_size` and `limits` are the caller's."""
+        """Made of what was saved; `device`, `dtype`, `batch_size` and `limits` are the caller's.
+
+        So are `audio` and `visual`: where a network lies now, which must be the one that was saved.
+        """
+        known = (*_SETTINGS, *MODALITIES)
         for key in kwargs:
-            if key not in _SETTINGS and (close := difflib.get_close_matches(key, _SETTINGS, n=1)):
+            if key not in known and (close := difflib.get_close_matches(key, known, n=1)):
                 raise ValueError(f"A processor has no setting `{key}`. Did you mean `{close[0]}`?")
         settings = {key: value for key, value in kwargs.items() if key in _SETTINGS}
-        processor = cls(*(processor_dict[name] for name in MODALITIES), **settings)
+        moved = {name: {"source": str(kwargs[name]), "revision": None} for name in MODALITIES if name in kwargs}
+        records = {name: processor_dict[name] | moved.get(name, {}) for name in MODALITIES}
+        processor = cls(**records, **settings)
         if processor_dict.get("feature_spec") != processor.feature_spec:
             raise ValueError(
                 f"The saved processor was changed: it says it makes {processor_dict.get('feature_spec')}, and its "

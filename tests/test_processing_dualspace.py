@@ -512,7 +512,9 @@ def test_a_backbone_that_is_none_is_a_sentence(given):
 def test_a_backbone_of_the_other_modality_is_a_sentence():
     refused(lambda: DualSubspaceProcessor(visual=LogMel()), "logmel makes audio features, not visual ones")
     refused(lambda: DualSubspaceProcessor(audio="thumbnail"), "`thumbnail` makes visual features, not audio ones")
-    with pytest.raises(ValueError, match=r"^The audio backbone 'logmels' cannot be loaded .built in: logmel.: "):
+    with pytest.raises(
+        ValueError, match=r"^The audio backbone 'logmels' cannot be loaded .built in: logmel; did you mean logmel..: "
+    ):
         DualSubspaceProcessor(audio="logmels")
 
 
@@ -613,6 +615,15 @@ def test_device_type_batch_and_limits_are_the_callers(saved, media, monkeypatch,
     whole = json.loads((saved / "processor_config.json").read_text())
     del whole["auto_map"]  # belongs to the code that lies there
     assert json.loads(again.to_json_string()) == whole
+
+
+def test_a_network_that_was_moved_is_looked_for_where_the_caller_says(saved, monkeypatch):
+    again = DualSubspaceProcessor.from_pretrained(saved, visual=Path("new/place"))
+    assert (again.source("audio"), again.source("visual")) == ("logmel", "new/place")
+    assert again.feature_spec == f"{AUDIO} {VISUAL}"  # it must be the same one all the same:
+    refused(lambda: again(images=colours()), "The visual backbone 'new/place' cannot be loaded")
+    other = DualSubspaceProcessor.from_pretrained(saved, audio="thumbnail")
+    refused(lambda: other(audio=np.zeros(16_000, np.float32), sampling_rate=16_000), "makes visual features, not audio")
 
 
 def test_nothing_is_loaded_before_it_is_needed(saved, monkeypatch):
