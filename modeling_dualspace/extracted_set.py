@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Value
 from huggingface_hub import DatasetCard
+from transformers.utils import PROCESSOR_NAME
 
 from .card_template import plain, plain_command
 from .clip_folder import ClipList
@@ -25,7 +26,7 @@ from .feature_schema import feature_columns, in_order
 from .files import CARD, check_folder, is_as_made, one_line, printable, short_digest
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 
-SKIPPED, SUMMARY, PROCESSOR = "skipped.csv", "extraction.json", "processor_config.json"
+SKIPPED, SUMMARY = "skipped.csv", "extraction.json"
 SHOWN = 5
 
 
@@ -118,7 +119,7 @@ def write_set(asked: Extracted, *, overwrite: bool, progress: bool) -> dict[str,
     source = _source(asked, splits, classes, films, len(skipped))
     settings = {key: value for key, value in asdict(asked.settings).items() if key not in ("audio", "visual")}
     extras = {
-        PROCESSOR: asked.processor.to_json_string(),
+        PROCESSOR_NAME: asked.processor.to_json_string(),
         SUMMARY: json.dumps({"key": asked.key, **summary, "settings": settings}, indent=1, ensure_ascii=False) + "\n",
     }
     descriptions = write_dataset(

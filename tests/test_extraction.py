@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from accelerate import PartialState
+from forked import in_a_child
 
 from modeling_dualspace import extraction, extraction_plan, extraction_shards, feature_dataset, film_reader
 from modeling_dualspace.audio_backbones import LogMel
@@ -307,20 +308,6 @@ def asked_to_stop(monkeypatch):
         monkeypatch.setitem(BUILT_IN["audio"], "logmel", Asked)
 
     return at
-
-
-def in_a_child(work):
-    """The process that does it, forked here."""
-    gc.collect()  # a child that frees what a decoder's threads worked on waits for threads it has not
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def ended(child, limit=30):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import in_a_child
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -44,19 +45,6 @@ def assert_same(folder, expected):
     assert weights.keys() == expected[0].keys() and len(weights) > 20
     for name, tensor in expected[0].items():
         assert torch.equal(weights[name], tensor), name
-
-
-def in_a_child(work):
-    """The process that does it, forked here."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(recipe, data, tmp_path):
