@@ -8,13 +8,13 @@ econometrics of joint production", 1976.) Which covariances go in decides which 
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .keeps_float32 import KeepsFloat32
 from .pair_moments import Covariances
 
 
@@ -133,22 +133,6 @@ def _rounding(audio: Tensor, audio_weights: Tensor, cross: Tensor, visual_weight
     # At least one rounding error an entry, however small the cross-covariance is; and a few for sums of many rows:
     # those of 22,482 in one update just passed one.
     return 8 * torch.finfo(cross.dtype).eps * blown_up * relative.norm().clamp_min(1.0)
-
-
-class KeepsFloat32(nn.Module):
-    """A module whose buffers are fitted in closed form, and stay float32 when a model is cast to less.
-
-    `_keep_in_fp32_modules_strict` does so while loading; this does for `.half()`, `.bfloat16()` and `.to(dtype)`.
-    """
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KeepsFloat32":
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            kept = before[name]
-            if buffer is not None and kept is not None and buffer.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = kept.to(device=buffer.device, dtype=torch.float32)
-        return self
 
 
 class CanonicalLayer(KeepsFloat32):

@@ -8,12 +8,14 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .console import StoppedError, exit_code, quiet, sentence
+from .cli_extract import add_convert, add_extract
+from .cli_parts import enough, positive, several, stopped_code, together
+from .console import StoppedError, exit_code, quiet
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -25,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dualspace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
-    _add_extract(commands)
+    add_extract(commands)
+    add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
@@ -57,26 +60,10 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         "finds films by a sound. Takes about a minute. Every step is shown as the command that does it.",
     )
     command.add_argument("--out", type=Path, default=Path("runs/demo"), help="where everything goes [%(default)s]")
-    command.add_argument("--epochs", type=_positive, default=30, help="passes over the training split [%(default)s]")
-    command.add_argument("--clips-per-class", type=_enough, default=40, help="films rendered [%(default)s]")
+    command.add_argument("--epochs", type=positive, default=30, help="passes over the training split [%(default)s]")
+    command.add_argument("--clips-per-class", type=enough, default=40, help="films rendered [%(default)s]")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(run=_demo)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _several(text: str, least: int = 2) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-    return int(text)
-
-
-def _enough(text: str) -> int:
-    return _several(text, 5)  # fewer are too few for a batch
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -85,77 +72,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     result = run_demo(arguments.out, arguments.epochs, arguments.clips_per_class)
     print(json.dumps(result) if arguments.json else render(result))
     return 0
-
-
-def _add_extract(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "extract",
-        help="turn a folder of films into a data set of features",
-        description="Reads every film once, and writes a data set that `dualspace train` and `load_dataset` take: one "
-        "vector of its sound and one of its pictures a clip. What is interrupted goes on by the same command. A clip "
-        "that cannot be used is listed in skipped.csv with its reason, and the exit code is then 3. Runs on a GPU "
-        "where there is one, and on several processes under `accelerate launch training/extract.py ...`, `accelerate "
-        "launch -m modeling_dualspace extract ...` or torchrun; the launcher's exit code is then its own.",
-    )
-    command.add_argument(
-        "source",
-        metavar="FOLDER",
-        help="films: <class>/*.mp4, a flat folder, or a list that ends in .csv or .jsonl with path, label, split",
-    )
-    command.add_argument("--out", type=Path, required=True, help="the data set's folder, made anew")
-    backbone = "%s, a folder with a model of transformers, or its id on the Hub [%s]"
-    command.add_argument("--audio", help=backbone % ("logmel", "logmel"))
-    command.add_argument("--visual", help=backbone % ("thumbnail", "thumbnail"))
-    command.add_argument("--fps", type=float, help="frames a second [as the visual backbone has it, mostly 1]")
-    command.add_argument("--window", type=float, metavar="S", help="cut films into clips of so many seconds [whole]")
-    command.add_argument("--hop", type=float, metavar="S", help="from one window to the next [as long as a window]")
-    command.add_argument("--keep-unpaired", action="store_true", help="keep clips without sound or without pictures")
-    command.add_argument("--license", default="unknown", help="of the features, as the Hub calls it [%(default)s]")
-    command.add_argument("--max-seconds", type=float, metavar="S", help="skip films that last longer [a day]")
-    command.add_argument("--max-bytes", type=_positive, metavar="N", help="skip larger files [none]")
-    command.add_argument("--max-pixels", type=_positive, metavar="N", help="skip larger frames [a little over 8K]")
-    command.add_argument("--batch-size", type=_positive, help="units embedded at a time [64]")
-    command.add_argument("--workers", type=_positive, help="films read at once [one a core]")
-    command.add_argument("--device", help="where networks run: cpu, cuda, cuda:1, mps [the best there is]")
-    command.add_argument(
-        "--dtype",
-        choices=["float32", "float16", "bfloat16"],
-        help="in which they compute [float32]",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace a data set that was made this way")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(run=_extract)
-
-
-def _extract(arguments: argparse.Namespace) -> int:
-    return _together(lambda state: _extract_there(arguments, state), alike=False)
-
-
-def _extract_there(arguments: argparse.Namespace, state: "PartialState") -> int:
-    from .extraction import extract, render
-    from .media import Limits
-
-    names = ("audio", "visual", "fps", "window", "hop", "batch_size", "workers", "device", "dtype", "keep_unpaired")
-    settings = {name: getattr(arguments, name) for name in (*names, "license", "overwrite", "command")}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    given = {name: getattr(arguments, f"max_{name}") for name in ("seconds", "bytes", "pixels")}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})
-    try:
-        with quiet(all_warnings=not state.is_main_process):
-            found = extract(arguments.source, arguments.out, limits=limits, **settings)
-    except StoppedError as stopped:
-        return _stopped(stopped, state)
-    if not state.is_main_process:
-        return 0
-    print(json.dumps(found) if arguments.json else render(found))
-    # A launcher of several processes takes any code but 0 for a crash.
-    return 3 if found["skipped"] and state.num_processes == 1 else 0
-
-
-def _stopped(stopped: StoppedError, state: "PartialState") -> int:
-    if state.is_main_process:
-        print(f"dualspace: {stopped}", file=sys.stderr)
-    return 128 + stopped.signal
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -179,7 +95,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    return _together(lambda state: _train_there(arguments, state))
+    return together(lambda state: _train_there(arguments, state))
 
 
 def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
@@ -199,7 +115,7 @@ def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
                 command=arguments.command,
             )
     except StoppedError as stopped:
-        return _stopped(stopped, state)
+        return stopped_code(stopped, state)
     if state.is_main_process:
         print(json.dumps(outcome) if arguments.json else render(outcome, recipe))
     return 0
@@ -220,7 +136,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--config", help="of the data set [its default]")
     command.add_argument("--split", default="test", help="of the data set [%(default)s]")
     command.add_argument("--out", type=Path, help="the JSON file [results/DATA-SPLIT.json in the model's run]")
-    command.add_argument("--batch-size", type=_several, default=1024, help="clips embedded at a time [%(default)s]")
+    command.add_argument("--batch-size", type=several, default=1024, help="clips embedded at a time [%(default)s]")
     command.add_argument(
         "--legacy-prefix-average", action="store_true", help="add what some published scripts print as MAP"
     )
@@ -230,31 +146,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    return _together(lambda state: _evaluate_there(arguments, state))
-
-
-def _together(run: Callable[["PartialState"], int], *, alike: bool = True) -> int:
-    """Runs a command in all processes of the launcher, on the device there is; the first speaks for all.
-
-    Args:
-        run: the command.
-        alike: whether what is wrong with what was asked for goes wrong in all of them.
-    """
-    import torch
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    try:
-        return run(state)
-    except Exception as error:
-        if state.is_main_process:
-            raise
-        # What is wrong with what was asked for is wrong in all of them; what went wrong here alone, nobody else knows.
-        if not (getattr(error, "told", False) or (alike and isinstance(error, (ValueError, TypeError)))):
-            print(f"dualspace: process {state.process_index}: {sentence(error)}", file=sys.stderr)
-        return 1
-    finally:
-        state.destroy_process_group()
+    return together(lambda state: _evaluate_there(arguments, state))
 
 
 def _evaluate_there(arguments: argparse.Namespace, state: "PartialState") -> int:

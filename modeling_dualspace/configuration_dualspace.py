@@ -2,32 +2,13 @@
 
 import difflib
 import math
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# What transformers itself passes to or stores in a configuration beside the declared fields.
-_KEYS_OF_TRANSFORMERS = frozenset(
-    {
-        "_attn_implementation_internal",
-        "_commit_hash",
-        "_experts_implementation_internal",
-        "_name_or_path",
-        "attn_implementation",
-        "auto_map",
-        "custom_pipelines",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "quantization_config",
-        "torch_dtype",
-    }
-)
+from .closed_config import ClosedConfig
 
 
 def spec_parts(spec: str | None) -> dict[str, str]:
@@ -44,7 +25,7 @@ def spec_parts(spec: str | None) -> dict[str, str]:
 
 
 @strict
-class CrossModalConfig(PreTrainedConfig):
+class CrossModalConfig(ClosedConfig):
     """What every system of audio-visual retrieval is configured by.
 
     Args:
@@ -72,7 +53,6 @@ class CrossModalConfig(PreTrainedConfig):
     trained_on: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any):
-        self._refuse_unknown_keys(kwargs)
         if self.id2label is None and self.label2id is not None:
             self.id2label = {int(index): str(name) for name, index in self.label2id.items()}
         count = kwargs.get("num_labels")
@@ -111,13 +91,6 @@ class CrossModalConfig(PreTrainedConfig):
                 if kwargs.get(key) is not None:
                     config_dict[key] = kwargs.pop(key)
         return super().from_dict(config_dict, **kwargs)
-
-    def _refuse_unknown_keys(self, keys: dict[str, Any]) -> None:
-        known = {entry.name for entry in fields(self)} | _KEYS_OF_TRANSFORMERS
-        for key in keys.keys() - known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise ValueError(f"{type(self).__name__} has no key `{key}`.{hint}")
 
     def validate_dimensions(self) -> None:
         """Every width is a positive number."""

@@ -47,8 +47,7 @@ class Extracted:
     @property
     def folder(self) -> Path:
         """Of the shards, beside what will be made of them."""
-        out = self.out.resolve()
-        return out.with_name(f".{out.name}.extracting")
+        return work_folder(self.out)
 
     def place(self, shard: Shard) -> Path:
         """The file of a shard."""
@@ -69,6 +68,12 @@ class Extracted:
         for shard in self.shards:
             for row in read_shard(self.place(shard), vectors=vectors):
                 yield shard.films[row.film].clips[row.of], row
+
+
+def work_folder(out: Path) -> Path:
+    """Where the shards of a data set lie until it is written."""
+    out = out.resolve()
+    return out.with_name(f".{out.name}.extracting")
 
 
 def check_place(source: Path, out: Path, overwrite: bool) -> None:

@@ -17,12 +17,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .clip_folder import list_clips
+from .backbones import Backbone, Modality
+from .clip_folder import ClipList, list_clips
 from .clips import Clip
+from .component_fitting import training_clips, with_components
 from .console import Stop, StoppedError, asked_to_stop
 from .distributed import agreed, from_first, process_index, world_size
-from .extracted_set import Extracted, check_place, finished, write_set
+from .extracted_set import Extracted, check_place, finished, work_folder, write_set
 from .extraction_plan import Settings, Shard, plan
+from .extraction_recipe import BackboneSettings
 from .extraction_shards import Row, is_whole, write_shard
 from .files import check_folder, locked, one_line
 from .film_reader import Piece, Reading, reading
@@ -39,8 +42,8 @@ def extract(
     source: str | Path,
     out: str | Path,
     *,
-    audio: str = DEFAULTS["audio"],
-    visual: str = DEFAULTS["visual"],
+    audio: str | BackboneSettings | Backbone = DEFAULTS["audio"],
+    visual: str | BackboneSettings | Backbone = DEFAULTS["visual"],
     fps: float | None = None,
     window: float | None = None,
     hop: float | None = None,
@@ -60,7 +63,7 @@ def extract(
     Args:
         source: a folder of films or a list of them, see `list_clips`.
         out: the data set's folder, made anew.
-        audio: a backbone, see `load_backbone`.
+        audio: a backbone, what `load_backbone` takes, or that with settings, as a recipe has it.
         visual: likewise.
         fps: frames a second, None as the backbone has it.
         window: seconds of a clip; None takes each film as one.
@@ -86,13 +89,24 @@ def extract(
     check_place(Path(source), out, overwrite)
     _check_device(device)
     films = from_first(lambda: list_clips(source))
-    processor = agreed(lambda: _processor(audio, visual, fps, {"device": device, "dtype": dtype}))
-    settings = replace(settings, **{name: processor.backbone(name).spec for name in MODALITIES})
-    shards = from_first(lambda: plan(films.clips, settings))
-    asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
+    wanted: dict[Modality, BackboneSettings | Backbone] = {"audio": _settings(audio), "visual": _settings(visual)}
+    where = {"device": device, "dtype": dtype}
+    backbones = agreed(lambda: {name: _load(name, one, fps, where) for name, one in wanted.items()})
     with ExitStack() as stack:
         taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
-        from_first(lambda: stack.enter_context(locked(asked.folder, taken)))
+        from_first(lambda: stack.enter_context(locked(work_folder(out), taken)))
+        with asked_to_stop() as stopped:
+            for name in MODALITIES:
+                choice = wanted[name]
+                if isinstance(choice, BackboneSettings) and choice.components:
+                    backbones[name] = _with_components(
+                        backbones[name], choice, films, out, settings, workers or _cores(), stopped, overwrite,
+                        progress,
+                    )  # fmt: skip
+        processor = DualSubspaceProcessor(backbones["audio"], backbones["visual"])
+        settings = replace(settings, **{name: backbones[name].spec for name in MODALITIES})
+        shards = from_first(lambda: plan(films.clips, settings))
+        asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
         if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
             if not process_index():  # it was killed before it tidied up
                 shutil.rmtree(asked.folder, ignore_errors=True)
@@ -109,10 +123,46 @@ def extract(
         return written
 
 
-def _processor(audio: str, visual: str, fps: float | None, where: dict[str, Any]) -> DualSubspaceProcessor:
-    """Both backbones, loaded."""
-    return DualSubspaceProcessor(
-        load_backbone("audio", audio, **where), load_backbone("visual", visual, fps=fps, **where)
+def _settings(given: str | BackboneSettings | Backbone) -> BackboneSettings | Backbone:
+    return BackboneSettings(given) if isinstance(given, str) else given
+
+
+def _load(modality: Modality, given: BackboneSettings | Backbone, fps: float | None, where: dict[str, Any]) -> Backbone:
+    if isinstance(given, Backbone):
+        return given
+    return load_backbone(
+        modality,
+        given.source or DEFAULTS[modality],
+        revision=given.revision,
+        fps=fps if modality == "visual" else None,
+        settings=given.settings,
+        **where,
+    )
+
+
+def _with_components(
+    backbone: Backbone,
+    wanted: BackboneSettings,
+    films: ClipList,
+    out: Path,
+    settings: Settings,
+    workers: int,
+    stop: Stop,
+    overwrite: bool,
+    progress: bool,
+) -> Backbone:
+    """With components of its vectors of training clips: the network is kept beside the data set."""
+    return with_components(
+        backbone,
+        wanted.components,
+        training_clips(films.clips, wanted.component_clips),
+        out.with_name(f"{out.name}-{backbone.name}"),
+        limits=settings.limits,
+        batch_size=settings.batch_size,
+        workers=workers,
+        stop=stop,
+        overwrite=overwrite,
+        progress=progress and not process_index(),
     )
 
 

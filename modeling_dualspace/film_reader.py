@@ -2,7 +2,6 @@
 
 import math
 import queue
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from .clip_folder import windows
 from .clips import Clip
 from .extraction_plan import FilmClips, Settings
 from .media import OF_THE_MACHINE, Film, MediaError
-from .units import Unit, units
+from .units import Unit, nbytes, units
 
 AHEAD_BYTES = 2**26
 """Of prepared units that wait for the network, for each film that is being read."""
@@ -42,14 +41,19 @@ class Reading:
 
 @contextmanager
 def reading(
-    films: Sequence[FilmClips], audio: Backbone, visual: Backbone, settings: Settings, workers: int, threads: int
+    films: Sequence[FilmClips],
+    audio: Backbone | None,
+    visual: Backbone | None,
+    settings: Settings,
+    workers: int,
+    threads: int,
 ) -> Iterator[Iterator[Reading]]:
     """Yields the films in order, each to be read to its end before the next.
 
     Args:
         films: to be read.
-        audio: what prepares sound.
-        visual: what prepares pictures.
+        audio: what prepares sound; None leaves it out.
+        visual: what prepares pictures; None leaves them out.
         settings: windows and limits.
         workers: films read at once.
         threads: of each decoder.
@@ -67,7 +71,7 @@ def _in_order(
     films: Sequence[FilmClips],
     pool: ThreadPoolExecutor,
     stop: threading.Event,
-    how: tuple[Backbone, Backbone, Settings, int],
+    how: tuple[Backbone | None, Backbone | None, Settings, int],
     workers: int,
 ) -> Iterator[Reading]:
     waiting: deque[Reading] = deque()
@@ -93,7 +97,7 @@ class _Handover:
         self.bytes = 0
 
     def put(self, item: Any) -> None:
-        size = _size(item)
+        size = nbytes(item.pieces) if isinstance(item, Unit) else 0
         with self.room:
             while self.bytes and self.bytes + size > AHEAD_BYTES and not self.stop.is_set():
                 self.room.wait(0.1)
@@ -119,18 +123,13 @@ class _StoppedError(Exception):
     """Nobody waits for what is read any more."""
 
 
-def _size(item: Any) -> int:
-    if isinstance(item, Unit):
-        return sum(_size(piece) for piece in item.pieces)
-    if isinstance(item, dict):
-        return sum(_size(value) for value in item.values())
-    if isinstance(item, (list, tuple)):
-        return sum(_size(value) for value in item)
-    return int(getattr(item, "nbytes", 0)) or sys.getsizeof(item)
-
-
 def _read(
-    reading: Reading, handover: _Handover, audio: Backbone, visual: Backbone, settings: Settings, threads: int
+    reading: Reading,
+    handover: _Handover,
+    audio: Backbone | None,
+    visual: Backbone | None,
+    settings: Settings,
+    threads: int,
 ) -> None:
     """Reads one film, in a thread of its own; whatever is wrong with it is a problem of its clips."""
     listed = [Piece(clip, number) for number, clip in enumerate(reading.film.clips)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from .audio_backbones import LogMel
 from .backbones import Backbone, Modality, Steps, digest
+from .paper_networks import NETWORKS, find_converted
 from .visual_backbones import Thumbnail
 
 BUILT_IN: dict[Modality, dict[str, Callable[..., Backbone]]] = {
@@ -26,18 +27,22 @@ def load_backbone(
     steps: Steps | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """One that comes with DualSpace, by its name; or any audio, vision or video model of transformers.
 
     Args:
         modality: `audio` or `visual`.
-        source: `logmel`, `thumbnail`, a folder, or an id of the Hub.
+        source: `logmel`, `thumbnail`; `vggish`, `soundnet`, `inception`, `i3d`, once converted; a folder, or an id of
+            the Hub.
         revision: a commit, branch or tag on the Hub.
         fps: frames a second, of visual ones; None leaves it to the backbone.
         steps: how a network of transformers is to cut a track, instead of as it does by itself.
         device: where a network runs; None takes the best there is.
         dtype: in which it computes: `float32`, unless asked for `float16` or `bfloat16`, which are then part of its
             constants: their vectors are others.
+        settings: of one of the four networks of ours, in place of those it was converted with: `post`, `front_end`,
+            `layer`, ..., as their configurations and `VggishFeatureExtractor` explain them.
 
     Example:
         ```python
@@ -48,28 +53,39 @@ def load_backbone(
     """
     if fps is not None and not 0.01 <= fps <= 120:
         raise ValueError(f"Frames a second lie between 0.01 and 120, got {fps}.")
-    if source in BUILT_IN[modality]:
-        made = BUILT_IN[modality][source]
-        return made() if modality == "audio" or fps is None else made(fps=fps)
-    for other, built_in in BUILT_IN.items():
-        if source in built_in:
+    names = known_names(modality)
+    for other in BUILT_IN:
+        if source in set(known_names(other)) - set(names):
             raise ValueError(
                 f"`{source}` makes {other} features, not {modality} ones: the built-in {modality} backbones are "
-                f"{', '.join(BUILT_IN[modality])}."
+                f"{', '.join(names)}."
             )
+    if source in BUILT_IN[modality]:
+        if settings:
+            raise ValueError(f"`{source}` has no settings, so `{next(iter(settings))}` cannot be set.")
+        made = BUILT_IN[modality][source]
+        return made() if modality == "audio" or fps is None else made(fps=fps)
     from .transformers_backbones import transformers_backbone
 
     try:
-        return transformers_backbone(
-            modality, source, revision=revision, fps=fps, steps=steps, device=device, dtype=dtype
+        place = str(find_converted(source)) if source in names else source
+        found = transformers_backbone(
+            modality, place, revision=revision, fps=fps, steps=steps, device=device, dtype=dtype, settings=settings
         )
     except ValueError as error:
-        names = ", ".join(BUILT_IN[modality])
-        close = difflib.get_close_matches(source, BUILT_IN[modality], n=1)
+        close = [] if source in names else difflib.get_close_matches(source, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(
-            f"The {modality} backbone {source!r} cannot be loaded (built in: {names}{hint}): {error}"
+            f"The {modality} backbone {source!r} cannot be loaded (built in: {', '.join(names)}{hint}): {error}"
         ) from None
+    if source in names:
+        found.source = source
+    return found
+
+
+def known_names(modality: Modality) -> list[str]:
+    """Of what `load_backbone` takes without a folder or an id."""
+    return [*BUILT_IN[modality], *(name for name, network in NETWORKS.items() if network.modality == modality)]
 
 
 def check_known(given: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -109,6 +125,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _settings(constants: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As a network of ours was set, by what was written down; of any other only a hash was."""
+    config = constants.get("config")
+    if not isinstance(config, Mapping):
+        return None
+    prepares = {key: value for key, value in constants.get("processor", {}).items() if key != "class"}
+    return {**config, **prepares}
+
+
 def reload_backbone(
     modality: Modality, record: Mapping[str, Any], *, device: str | None = None, dtype: str | None = None
 ) -> Backbone:
@@ -123,6 +148,7 @@ def reload_backbone(
         steps=None if built_in else steps,
         device=device,
         dtype=dtype or record["constants"].get("dtype"),
+        settings=_settings(record["constants"]),
     )
     if found.spec != record["spec"] or found.width != record["width"]:
         was, now = record, found.record()

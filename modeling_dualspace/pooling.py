@@ -6,10 +6,32 @@ from typing import Any
 import numpy as np
 
 from .backbones import Array, Backbone, Modality
-from .units import Unit
+from .units import Unit, nbytes
+
+WAITING_BYTES = 2**28
+"""Of units that wait for a batch: 64 of a network of video would take gigabytes."""
 
 Owner = tuple[Hashable, int]
 """A film, and the number of one of its clips."""
+
+
+class Batch:
+    """What waits to be embedded together: so many units, or fewer where they are large."""
+
+    def __init__(self, size: int):
+        self.size, self.bytes = size, 0
+        self.units: list[tuple[list[Owner], list[Any]]] = []
+
+    def add(self, pieces: list[Any], owners: list[Owner]) -> bool:
+        """One more unit, and whose it is; whether it is time to embed."""
+        self.units.append((owners, pieces))
+        self.bytes += nbytes(pieces)
+        return len(self.units) >= self.size or self.bytes >= WAITING_BYTES
+
+    def pop(self) -> list[tuple[list[Owner], list[Any]]]:
+        """All of them, which then wait no more."""
+        units, self.units, self.bytes = self.units, [], 0
+        return units
 
 
 class Pooling:
@@ -19,21 +41,19 @@ class Pooling:
 
     Args:
         backbones: by modality.
-        batch_size: units embedded at a time.
+        batch_size: units embedded at a time; fewer where they are large.
         keep: keep the vectors of all units too.
     """
 
     def __init__(self, backbones: Mapping[Modality, Backbone], batch_size: int = 32, *, keep: bool = False):
-        self.backbones, self.batch_size, self.keep = backbones, batch_size, keep
-        self.waiting: dict[Modality, list[tuple[list[Owner], list[Any]]]] = {name: [] for name in backbones}
+        self.backbones, self.keep = backbones, keep
+        self.waiting = {name: Batch(batch_size) for name in backbones}
         self.sums: dict[tuple[Owner, Modality], tuple[Array, int]] = {}
         self.vectors: dict[tuple[Owner, Modality], list[Array]] = {}
 
     def add(self, film: Hashable, unit: Unit) -> None:
         """A unit of a film."""
-        waiting = self.waiting[unit.modality]
-        waiting.append(([(film, clip) for clip in unit.clips], unit.pieces))
-        if len(waiting) >= self.batch_size:
+        if self.waiting[unit.modality].add(unit.pieces, [(film, clip) for clip in unit.clips]):
             self._embed(unit.modality)
 
     def flush(self) -> None:
@@ -42,7 +62,7 @@ class Pooling:
             self._embed(modality)
 
     def _embed(self, modality: Modality) -> None:
-        batch, self.waiting[modality] = self.waiting[modality], []
+        batch = self.waiting[modality].pop()
         if not batch:
             return
         backbone = self.backbones[modality]
@@ -63,7 +83,7 @@ class Pooling:
 
     def is_settled(self, film: Hashable) -> bool:
         """Whether none of a film's units waits to be embedded."""
-        waiting = [owners for units in self.waiting.values() for owners, _ in units]
+        waiting = [owners for batch in self.waiting.values() for owners, _ in batch.units]
         return all(owner[0] != film for owners in waiting for owner in owners)
 
     def pop(self, owner: Owner, modality: Modality) -> Array | None:

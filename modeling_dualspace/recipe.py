@@ -1,6 +1,5 @@
 """Recipes: YAML files that reproduce one reported number each, typed and closed against misspelt keys."""
 
-import difflib
 import itertools
 import json
 import math
@@ -13,9 +12,9 @@ from typing import Any, Literal
 import yaml
 
 from .files import short_digest
-from .resources import resource
+from .recipe_files import EXTRACTION, names_of_ours, read_recipe, set_key
 from .typed import build
-from .yaml_files import Dumper, Loader, read_yaml
+from .yaml_files import Dumper
 
 NO_MATTER = ("name", "output", "checkpoint", "train.trackers", "train.features")
 """What may be another and the outcome is the same. (Features that are read from disk are shuffled in blocks; a run that
@@ -151,7 +150,7 @@ class Recipe:
         """Sixteen hex digits of all that decides the outcome: the data by its fingerprint; no name and no place."""
         content = self.resolved() | {"data": {"fingerprint": data, "config": self.data.config}, "grid": None}
         for key in NO_MATTER:
-            _set(content, key, None)
+            set_key(content, key, None)
         return short_digest([json.dumps(_numbers(content), sort_keys=True, separators=(",", ":")).encode()])
 
     def to_yaml(self) -> str:
@@ -168,7 +167,7 @@ class Recipe:
             said = ",".join(f"{key.rsplit('.')[-1]}={value}" for key, value in point.items()).replace("/", "_")
             content = self.resolved() | {"grid": {}, "name": f"{self.name}[{said}]"}
             for key, value in point.items():
-                _set(content, key, value)
+                set_key(content, key, value)
             cells.append(recipe_from(content))
         return cells
 
@@ -187,18 +186,8 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
         ```
     """
-    file, overrides = _find(str(name)), list(overrides)
-    content = read_yaml(file)
-    content.setdefault("name", file.stem)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not re.fullmatch(r"[\w.]+", key):
-            raise ValueError(f"An override is KEY=VALUE, like train.epochs=3, got {override!r}.")
-        try:
-            _set(content, key, yaml.load(value, Loader))
-        except yaml.YAMLError:
-            raise ValueError(f"The value of the override {override!r} is no YAML: quote it.") from None
-    return recipe_from(content, " ".join([str(file), *(["with", *overrides] if overrides else [])]))
+    content, where = read_recipe(name, overrides, known_recipes())
+    return recipe_from(content, where)
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe:
@@ -208,27 +197,7 @@ def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe
 
 def known_recipes() -> list[str]:
     """The names of those that come with DualSpace."""
-    return sorted(path.stem for path in resource("configs").glob("*.yaml"))
-
-
-def _find(name: str) -> Path:
-    path = Path(name)
-    if path.is_file():
-        return path
-    if name in known_recipes():
-        return resource(f"configs/{name}.yaml")
-    close = difflib.get_close_matches(path.stem, known_recipes(), n=1)
-    hint = f" Did you mean {close[0]}?" if close else f" Ours are {', '.join(known_recipes())}."
-    raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")
-
-
-def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        below = content.get(parent)
-        content[parent] = dict(below) if isinstance(below, Mapping) else {}
-        content = content[parent]
-    content[last] = value
+    return [name for name in names_of_ours() if not name.startswith(EXTRACTION)]
 
 
 def _numbers(content: Any) -> Any:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from .cca import KeepsFloat32
 from .configuration_dualspace import DualSubspaceConfig
+from .keeps_float32 import KeepsFloat32
 from .moments import ColumnMoments
 
 _NORMALIZATIONS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}

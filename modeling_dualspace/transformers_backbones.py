@@ -3,15 +3,17 @@
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from .backbones import Array, Backbone, Modality, Steps
+from .paper_networks import network_of, own_settings, with_settings
 from .transformers_models import (
     INPUTS,
+    Place,
     Tower,
     check_covered,
     check_sees,
@@ -44,6 +46,7 @@ def transformers_backbone(
     dtype: str | None = None,
     fps: float | None = None,
     steps: Steps | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """A model of transformers as a backbone.
 
@@ -62,6 +65,7 @@ def transformers_backbone(
         fps: frames a second, in place of 1 for images and of what a video model was trained on.
         steps: how tracks are cut, in place of units that follow each other: as long as the model takes (sound of any
             length: 10 seconds), one image, or as many frames as its configuration says.
+        settings: of a network of ours (`paper_networks`), in place of those it was saved with.
 
     Raises:
         ValueError: in one sentence, whatever keeps the model from being used.
@@ -80,18 +84,25 @@ def transformers_backbone(
         check_sees(place, config, kind, modality)
         if hasattr(config, "mask_ratio"):
             config.mask_ratio = 0.0  # masked autoencoders hide patches at random, also where nobody trains
-        processor, settings = sound_processor(place) if modality == "audio" else frame_processor(place)
-        name = config.model_type.replace("_", "-")
+        processor, said = sound_processor(place) if modality == "audio" else frame_processor(place)
+        try:
+            config, processor = with_settings(config, processor, settings or {})
+        except ValueError as error:
+            raise ValueError(f"Of `{place.source}`, {error}") from error
+        name = network_of(config) or config.model_type.replace("_", "-")
         config, kind = part_seen(config, kind, modality)
         model, missing = load_model(place, config, kind)
         tower = Tower(model, modality)
         tower.pooler_trained = not check_covered(place, tower, missing)
         weights = weights_hash(tower, missing)
         tower.to(where, precision or torch.float32)
+        if hasattr(tower.model, "for_inference"):
+            tower.model.for_inference()
         make = _SoundBackbone if modality == "audio" else _FrameBackbone
-        backbone = make(tower, processor, config, settings, fps, steps)
-        backbone.name, backbone.weights = name, weights
+        backbone = make(tower, processor, config, said, fps, steps)
+        backbone.name, backbone.weights, backbone.place = name, weights, place
         backbone.source, backbone.revision = place.source, place.revision
+        backbone.prepares = said | processor.to_dict()
         try:
             backbone.width = backbone.probe()
         except Exception as error:
@@ -118,13 +129,19 @@ def _dtype(dtype: str | None) -> torch.dtype | None:
 
 
 class _TransformersBackbone(Backbone):
-    """What is the same for sound and frames."""
+    """What is the same for sound and frames.
+
+    `place` is where the network was found, and `prepares` what prepares its input, as a file has it.
+    """
+
+    place: Place
+    prepares: dict[str, Any]
 
     def __init__(self, tower: Tower, processor: Any, config: Any):
         self.tower, self.processor = tower.requires_grad_(False).eval(), processor
-        self._config_hash = config_hash(config)
+        self._config = own_settings(config) if network_of(config) else config_hash(config)
         reference = next(tower.parameters())
-        self._device, self._dtype = reference.device, reference.dtype
+        self.device, self._dtype = reference.device, reference.dtype
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -132,7 +149,7 @@ class _TransformersBackbone(Backbone):
         return {
             **({} if self._dtype == torch.float32 else {"dtype": str(self._dtype).removeprefix("torch.")}),
             "model": self.tower.architecture,
-            "config": self._config_hash,
+            "config": self._config,
             "pooling": self.tower.pooling,
             "processor": processor_constants(self.processor),
         }
@@ -162,7 +179,7 @@ class _TransformersBackbone(Backbone):
 
     def _tensor(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(value)
-        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+        return tensor.to(self.device, self._dtype if tensor.is_floating_point() else None)
 
 
 class _SoundBackbone(_TransformersBackbone):
@@ -175,6 +192,8 @@ class _SoundBackbone(_TransformersBackbone):
         rate = processor.sampling_rate
         # CLAP and Whisper fill up whatever is shorter than what they take, AST whatever is no shorter than one window.
         own = most = getattr(processor, "nb_max_samples", None) or getattr(processor, "n_samples", None)
+        cut = getattr(processor, "steps", None)  # ours say so themselves, and fill up what is too short
+        own = most = cut.length if cut else most
         if type(processor).__name__ == "ASTFeatureExtractor":
             most = processor.max_length * rate // 100  # it counts frames, of 10 ms
         self._shortest = 1 if own else rate // 10
@@ -182,7 +201,7 @@ class _SoundBackbone(_TransformersBackbone):
         # Padding is told apart where the extractor pads; elsewhere it knows itself whether the model wants a mask.
         self._asked = {"return_attention_mask": True} if own and "return_attention_mask" in takes else {}
         length = int(most or SECONDS * rate)
-        self.steps = steps or Steps(rate=rate, length=length, hop=length)
+        self.steps = steps or cut or Steps(rate=rate, length=length, hop=length)
         if self.steps.rate != rate or (most and self.steps.length > most):
             raise ValueError(
                 f"The model takes sound at {rate} samples a second{f', at most {most} of them' if most else ''}: got "

@@ -6,6 +6,7 @@ Clips may overlap, as windows do: a unit that several clips share is cut out onc
 import heapq
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -227,6 +228,15 @@ class _Seeing:
     def _made(self, cuts: Iterator[tuple[tuple[int, ...], Any]]) -> Iterator[Unit]:
         for clips, frames in cuts:
             yield Unit("visual", clips, filled(frames, self.backbone.steps.length))
+
+
+def nbytes(item: Any) -> int:
+    """What prepared pieces take in memory."""
+    if isinstance(item, dict):
+        return sum(nbytes(value) for value in item.values())
+    if isinstance(item, (list, tuple)):
+        return sum(nbytes(value) for value in item)
+    return int(getattr(item, "nbytes", 0)) or sys.getsizeof(item)
 
 
 def filled(frames: Sequence[Any], length: int) -> list[Any]:

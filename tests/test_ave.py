@@ -1,6 +1,9 @@
-"""AVE: the official release and its leaks, the authors' six keys, and sources that are broken in every way."""
+"""AVE: the official release, its leaks and films, the authors' six keys, and sources that are broken in every way."""
 
+import csv
+import os
 import re
+import shlex
 import shutil
 from collections import Counter
 from fractions import Fraction
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from datasets import get_dataset_config_names, load_dataset
 
+from modeling_dualspace.clip_folder import list_clips
 from modeling_dualspace.feature_builder import GUESS
 
 # Of DESIGN.md, section 4: clips of train, validation and test.
@@ -51,6 +55,8 @@ OTHERS = [
 ]
 SPLITS = ("train", "validation", "test")
 ORDERS = dict(zip(SPLITS, ("train_order.h5", "val_order.h5", "test_order.h5"), strict=True))
+LISTS = dict(zip(SPLITS, ("trainSet.txt", "valSet.txt", "testSet.txt"), strict=True))
+HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 
 
 def write_h5(path, **arrays):
@@ -165,7 +171,7 @@ def test_the_official_annotations_have_the_rows_and_films_that_are_known(ave, re
 )
 def test_the_official_splits_have_the_counts_of_the_paper(config, rows, ave, real):
     splits, taken = ave.official_splits(real, config)
-    assert tuple(len(splits[name]) for name in SPLITS) == rows and set(taken.values()) == {0}
+    assert tuple(len(splits[name]) for name in SPLITS) == rows and not any(taken.values())
     counts = [Counter(clip.category for clip in splits[name]) for name in SPLITS]
     for name in CLASSES.get(config, COUNTS):
         assert tuple(count[name] for count in counts) == COUNTS[name]
@@ -185,7 +191,7 @@ def test_deduplicated_official_splits_share_no_film_and_test_stays_whole(config,
     splits, taken = ave.official_splits(real, config, deduplicate=True)
     assert not any(ave.leaks(splits).values()) and splits["test"] == before["test"]
     for name in SPLITS:
-        assert taken[name] == len(before[name]) - len(splits[name])
+        assert taken[name] == [clip for clip in before[name] if clip not in splits[name]]
     later = {clip.video for name in ("validation", "test") for clip in before[name]}
     assert splits["train"] == [clip for clip in before["train"] if clip.video not in later]
 
@@ -275,7 +281,7 @@ def test_without_duplicates_no_film_is_in_two_splits_and_the_later_one_keeps_it(
 
 
 TEXTS = {
-    "with a header": lambda lines: "\n".join(["Category&VideoID&Quality&StartTime&EndTime", *lines, ""]),
+    "with a header": lambda lines: "\n".join([HEADER, *lines, ""]),
     "with spaces in the header": lambda lines: "\n".join(
         ["Category & VideoID & Quality & StartTime & EndTime", *lines]
     ),
@@ -449,6 +455,285 @@ def test_without_a_source_the_command_says_whom_to_ask(ave, capfd, tmp_path):
     assert ave.main(["--out", str(tmp_path / "out")]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "--source is missing" in line and "Tian" in line and not list(tmp_path.iterdir())
+
+
+# The official videos, as a list of films.
+
+
+def write_films(root, lines, splits, *, orders=False, lists=True, annotations=True, header=False):
+    """The download: films that hold nothing, for nothing is decoded, and the texts beside them."""
+
+    def text(rows):
+        return "\n".join([*([HEADER] if header else []), *(lines[row] for row in rows), ""])
+
+    (root / "AVE").mkdir(parents=True)
+    for line in lines:
+        (root / "AVE" / f"{line.split('&')[1]}.mp4").touch()
+    if annotations:
+        (root / "Annotations.txt").write_text(text(range(len(lines))))
+    for name in SPLITS:
+        if lists:
+            (root / LISTS[name]).write_text(text(splits[name]))
+        if orders:
+            write_h5(root / ORDERS[name], order=np.array(splits[name]))
+    return root
+
+
+@pytest.fixture
+def listed(ave, tmp_path):
+    """`listed(source, flags...)`: the rows of the list that the command made."""
+
+    def of(source, *flags):
+        out = tmp_path / "films.csv"
+        assert ave.main(["--source", str(source), "--films", "--out", str(out), "--overwrite", *flags]) == 0
+        with out.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    return of
+
+
+def rows_of_list(release, config, folder="AVE_Dataset/AVE"):
+    """What the list of a release should be: a video belongs to the last of its splits."""
+    wanted = CLASSES.get(config, [*COUNTS, *OTHERS])
+    chosen = {name: [row for row in release.splits[name] if release.categories[row] in wanted] for name in SPLITS}
+    last = {release.videos[row]: name for name in SPLITS for row in chosen[name]}
+    return [
+        {
+            "clip_id": f"{video}/{row:06d}",
+            "path": f"{folder}/{video}.mp4",
+            "label": release.categories[row],
+            "split": name,
+        }
+        for name in SPLITS
+        for row in chosen[name]
+        if last[video := release.videos[row]] == name
+    ]
+
+
+@pytest.mark.parametrize("config", ["ave15", "ave15-as-printed", "ave28"])
+@pytest.mark.parametrize("by", [{"orders": True, "lists": False}, {}, {"header": True}, {"orders": True}])
+def test_orders_and_lists_give_the_same_films(by, config, listed, tmp_path):
+    made = Release()
+    source = write_films(tmp_path / "AVE_Dataset", made.lines, made.splits, **by)
+    assert listed(source, "--config", config) == rows_of_list(made, config)
+
+
+def test_the_papers_classes_are_listed_unless_told_otherwise_and_the_file_called_so(ave, tmp_path, monkeypatch):
+    made = Release()
+    write_films(tmp_path / "AVE_Dataset", made.lines, made.splits)
+    monkeypatch.chdir(tmp_path)
+    assert ave.main(["--source", "AVE_Dataset", "--films"]) == 0
+    assert {clip.label for clip in list_clips("ave15.csv").clips} == set(CLASSES["ave15"])
+    assert ave.main(["--films", "--source=AVE_Dataset", "--config=ave28"]) == 0
+    assert len(list_clips(tmp_path / "ave28.csv").class_names) == 28
+
+
+def test_the_list_is_taken_by_list_clips_as_it_is(listed, tmp_path):
+    made = Release()
+    rows = listed(write_films(tmp_path / "AVE_Dataset", made.lines, made.splits), "--config", "ave28")
+    found = list_clips(tmp_path / "films.csv")
+    assert {(clip.clip_id, str(clip.path), clip.label, clip.split) for clip in found.clips} == {
+        (row["clip_id"], str(tmp_path / row["path"]), row["label"], row["split"]) for row in rows
+    }
+    assert len(found.clips) == len(rows) and all(clip.start is clip.end is None for clip in found.clips)
+    assert all(note.startswith("Classes without a clip in ") for note in found.notes)
+
+
+def test_the_lists_split_a_release_with_features_as_well(ave, tmp_path):
+    made = Release().write(tmp_path / "by orders")
+    shutil.copytree(tmp_path / "by orders", tmp_path / "by lists")
+    for name in SPLITS:
+        (tmp_path / "by lists" / ORDERS[name]).unlink()
+        (tmp_path / "by lists" / LISTS[name]).write_text("\n".join(made.lines[row] for row in made.splits[name]))
+    for deduplicate in (False, True):
+        one, other = (ave.official_splits(tmp_path / by, "ave28", deduplicate) for by in ("by orders", "by lists"))
+        assert one == other
+
+
+def test_without_annotations_the_lines_of_the_lists_are_numbered_through(listed, tmp_path):
+    made = Release()
+    source = write_films(tmp_path / "AVE_Dataset", made.lines, made.splits, annotations=False)
+    rows = listed(source, "--config", "ave28")
+    numbers = {row: number for number, row in enumerate(sum(made.splits.values(), []))}
+    assert [row["clip_id"] for row in rows] == [
+        f"{video}/{numbers[int(number)]:06d}"
+        for video, number in (row["clip_id"].split("/") for row in rows_of_list(made, "ave28"))
+    ]
+    assert [row["path"] for row in rows] == [row["path"] for row in rows_of_list(made, "ave28")]
+
+
+def test_lines_that_read_alike_are_different_rows(listed, tmp_path):
+    lines = ["Cat&one&good&0&10", "Cat&two&good&0&10", "Cat&one&good&0&10", "Cat&three&good&0&10", "Cat&one&good&0&9"]
+    source = write_films(tmp_path / "AVE_Dataset", lines, {"train": [4, 0, 2], "validation": [1], "test": [3]})
+    rows = listed(source)
+    assert [row["clip_id"] for row in rows[:3]] == ["one/000004", "one/000000", "one/000002"]
+    assert len(list_clips(tmp_path / "films.csv").clips) == 5
+
+
+def test_what_a_split_lost_is_said_with_its_videos(listed, tmp_path, capfd):
+    made = Release()
+    source = write_films(tmp_path / "AVE_Dataset", made.lines, made.splits)
+    for config, lost in (("ave15", "2 (everywhere, train+validation)"), ("ave28", "3 (everywhere, train+test, train+")):
+        listed(source, "--config", config)
+        said = capfd.readouterr()
+        assert f"Clips of train left out, as a later split has their videos too: {lost}" in said.out and not said.err
+        assert "Clips of validation left out, as a later split has their videos too: 1 (everywhere)." in said.out
+        assert "Clips of test" not in said.out and "films are not there" not in said.out
+
+
+def test_clips_are_counted_by_split_and_class_and_the_next_command_is_told(listed, tmp_path, capfd):
+    made = Release()
+    rows = listed(write_films(tmp_path / "AVE_Dataset", made.lines, made.splits))
+    *table, last = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("Clips ")]
+    table = {line[:30].strip(): line[30:].split() for line in table}
+    counts = Counter((row["label"], row["split"]) for row in rows)
+    assert table.pop("clips") == list(SPLITS)
+    assert table.pop("all") == [str(sum(row["split"] == name for row in rows)) for name in SPLITS]
+    assert table == {name: [str(counts[name, split]) for split in SPLITS] for name in CLASSES["ave15"]}
+    command = f"dualspace extract {shlex.quote(str(tmp_path / 'films.csv'))} --recipe extract_ave --out films-features"
+    assert last == f"Wrote {tmp_path / 'films.csv'}. Next: {command}"
+
+
+def test_clips_whose_films_are_not_there_are_left_out_and_counted(listed, tmp_path, capfd):
+    made = Release()
+    source = write_films(tmp_path / "AVE_Dataset", made.lines, made.splits)
+    expected = rows_of_list(made, "ave28")
+    gone = sorted({row["path"] for row in expected})[::4]
+    for path in gone:
+        (tmp_path / path).rename(tmp_path / f"{path}.part")
+    rows = listed(source, "--config", "ave28")
+    assert rows == [row for row in expected if row["path"] not in gone]
+    absent = sorted(row["clip_id"] for row in expected if row["path"] in gone)
+    said = capfd.readouterr().out
+    assert f"Clips left out, as their films are not there: {len(absent)} ({', '.join(absent[:5])}, …)." in said
+    assert len(list_clips(tmp_path / "films.csv").clips) == len(rows)
+
+
+def test_films_are_found_at_any_depth_with_any_extension_and_behind_links(listed, tmp_path):
+    lines = [f"Cat&{video}&good&0&10" for video in ("-a_1", "b", "c", "d")]
+    source = write_films(tmp_path / "AVE_Dataset", lines, {"train": [0, 1], "validation": [2], "test": [3]})
+    (source / "AVE" / "b.mp4").rename(source / "b.WebM")
+    (source / "AVE" / "old").mkdir()
+    (source / "AVE" / "old" / "b.mp4").touch()
+    (source / "AVE" / "b.f137.mp4").touch()
+    (source / "AVE" / "b.jpg").touch()
+    (tmp_path / "disk").mkdir()
+    (source / "AVE" / "c.mp4").rename(tmp_path / "disk" / "c.mp4")
+    (source / "linked").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "link").symlink_to(source, target_is_directory=True)
+    paths = ["AVE_Dataset/AVE/-a_1.mp4", "AVE_Dataset/b.WebM", "disk/c.mp4", "AVE_Dataset/AVE/d.mp4"]
+    assert [row["path"] for row in listed(tmp_path / "link")] == paths
+    assert len(list_clips(tmp_path / "films.csv").clips) == 4
+
+
+def test_a_list_that_is_there_is_replaced_only_when_asked_for(listed, refused, tmp_path):
+    made = Release()
+    source = write_films(tmp_path / "AVE_Dataset", made.lines, made.splits)
+    (tmp_path / "films.csv").write_text("mine")
+    line = refused(source, "--films", "--out", tmp_path / "films.csv")
+    assert "films.csv exists already: choose another name, or pass --overwrite" in line
+    assert (tmp_path / "films.csv").read_text() == "mine"
+    assert listed(source) == rows_of_list(made, "ave15")
+
+
+def test_without_a_source_the_list_says_whom_to_ask(ave, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ave.main(["--films"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "--source is missing" in line and "Tian" in line and not list(tmp_path.iterdir())
+
+
+def without_films(root):
+    shutil.rmtree(root / "AVE")
+
+
+def with_line(name, line):
+    return lambda root: (root / name).write_text((root / name).read_text() + line + "\n")
+
+
+BAD_FILMS = {
+    "no film at all": (without_films, [], "expected films called <video id>.mp4 below it, and found none of"),
+    "no annotations for orders": (with_nothing("Annotations.txt"), [], "expected Annotations.txt somewhere below it"),
+    "no list": (with_nothing("valSet.txt"), [], "expected valSet.txt somewhere below it, and found none"),
+    "an order more": (
+        lambda root: write_h5(root / "val_order.h5", order=[1]),
+        [],
+        "expected train_order.h5 somewhere below it, and found none",
+    ),
+    "a line of nobody's": (
+        with_line("valSet.txt", "Cat&nobody&good&0&10"),
+        [],
+        "row 15 of valSet.txt, Cat in nobody, is not in Annotations.txt, or not as often",
+    ),
+    "a line of another time": (
+        with_line("testSet.txt", "Flute&train+test&good&0&10"),
+        [],
+        "Flute in train+test, is not",
+    ),
+    "a line of train twice": (with_line("valSet.txt", Release().lines[0]), [], "in twice in train, is not in"),
+    "a line of four": (with_line("valSet.txt", "Cat&nobody&good&0"), [], "valSet.txt, row 15: expected `category&"),
+    "an empty list": (lambda root: (root / "valSet.txt").write_text(HEADER), [], "valSet.txt has no rows"),
+    "another ending": (None, ["--out", "films.txt"], "A list of films ends in .csv, unlike"),
+    "a folder": (None, ["--out", "AVE_Dataset"], "AVE_Dataset is a folder, and a file will be written"),
+    "a place elsewhere": (None, ["--out", "AVE_Dataset/lists/films.csv"], "must lie in a folder above"),
+    "another configuration": (
+        None,
+        ["--config", "ave16"],
+        "one of ave15, ave15-as-printed, ave28 as --config, got ave16",
+    ),
+    "two configurations": (None, ["--config", "ave15", "--config", "ave28"], "as --config, got ave15, ave28"),
+    "a file": (None, ["--source", "AVE_Dataset/Annotations.txt"], "Expected the folder of the official videos"),
+    "nothing": (None, ["--source", "nowhere"], "and nowhere is none. The official release"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILMS)
+def test_films_that_cannot_be_listed_are_refused_in_one_sentence(case, refused, tmp_path, monkeypatch):
+    spoil, flags, message = BAD_FILMS[case]
+    made = Release()
+    write_films(tmp_path / "AVE_Dataset", made.lines, made.splits, lists="orders" not in case, orders="orders" in case)
+    if spoil:
+        spoil(tmp_path / "AVE_Dataset")
+    monkeypatch.chdir(tmp_path)
+    assert message in refused("AVE_Dataset", "--films", "--out", "films.csv", *flags)
+
+
+def test_a_folder_of_films_whose_name_is_no_text_is_refused(refused, tmp_path):
+    made = Release()
+    source = write_films(tmp_path / os.fsdecode(b"caf\xe9"), made.lines, made.splits)
+    assert "is not UTF-8 and cannot stand in a list: rename it" in refused(
+        source, "--films", "--out", tmp_path / "a.csv"
+    )
+
+
+@pytest.mark.parametrize("flags", [["--deduplicate"], ["--drop-bad-rows"], ["--class-order", "order.txt"]])
+def test_what_only_features_have_is_no_flag_of_a_list(flags, ave, tmp_path, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        ave.main(["--source", str(tmp_path), "--films", *flags])
+    assert f"unrecognized arguments: {flags[0]}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "lost", "leaking"),
+    [
+        ("ave15", 1, ["Chainsaw"]),
+        ("ave15-as-printed", 1, ["Chainsaw"]),
+        ("ave28", 19, ["Chainsaw", "Helicopter", "Motorcycle"]),
+    ],
+)
+def test_the_official_films_have_the_counts_of_the_paper_less_the_leaks(
+    config, lost, leaking, ave, real, listed, tmp_path
+):
+    before = ave.official_splits(real, config)[0]
+    lines = [line for line in (real / "Annotations.txt").read_text().splitlines() if not line.startswith("Category&")]
+    splits = {name: [clip.row for clip in clips] for name, clips in ave.official_splits(real, "ave28")[0].items()}
+    rows = listed(write_films(tmp_path / "AVE_Dataset", lines, splits), "--config", config)
+    counts = Counter((row["label"], row["split"]) for row in rows)
+    for name in CLASSES.get(config, COUNTS):
+        train, validation, test = COUNTS[name]
+        assert tuple(counts[name, split] for split in SPLITS) == (train - (name in leaking), validation, test)
+    assert len(rows) == sum(map(len, before.values())) - lost
+    assert len(list_clips(tmp_path / "films.csv").clips) == len(rows)
 
 
 # The authors' six keys.

@@ -17,8 +17,8 @@ def checkout(tmp_path):
     """A folder with what the script reads, and a package index that cannot be reached."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "environment", tmp_path / ".ci")
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("pyproject.toml", "constraints.txt", ".ci/peers.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def test_an_environment_it_did_not_make_is_left_alone(checkout):
 
 def test_a_matching_stamp_is_all_it_asks_for_and_a_changed_project_needs_another(checkout):
     digest = hashlib.sha256(str(checkout).encode())
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "constraints.txt", ".ci/peers.txt"):
         digest.update((checkout / name).read_bytes())
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)

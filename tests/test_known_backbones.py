@@ -9,7 +9,7 @@ import pytest
 from modeling_dualspace import transformers_backbones
 from modeling_dualspace.audio_backbones import LogMel
 from modeling_dualspace.backbones import Steps, digest
-from modeling_dualspace.known_backbones import BUILT_IN, DEFAULTS, load_backbone, reload_backbone
+from modeling_dualspace.known_backbones import BUILT_IN, DEFAULTS, known_names, load_backbone, reload_backbone
 from modeling_dualspace.visual_backbones import Thumbnail
 
 
@@ -64,7 +64,7 @@ def test_a_name_of_the_other_modality_is_refused_with_those_there_are(modality, 
         load_backbone(modality, name)
     assert str(caught.value) == (
         f"`{name}` makes {other} features, not {modality} ones: the built-in {modality} backbones are "
-        f"{', '.join(BUILT_IN[modality])}."
+        f"{', '.join(known_names(modality))}."
     )
 
 
@@ -80,8 +80,8 @@ def test_everything_else_is_a_model_of_transformers_and_gets_all_that_was_asked(
     steps = Steps(rate=8, length=16, hop=16)
     load_backbone("visual", "me/any-model", revision="main", fps=4, steps=steps, device="cpu", dtype="float16")
     load_backbone("audio", "/somewhere/model")
-    nothing = dict.fromkeys(("revision", "fps", "steps", "device", "dtype"))
-    asked_for = {"revision": "main", "fps": 4, "steps": steps, "device": "cpu", "dtype": "float16"}
+    nothing = dict.fromkeys(("revision", "fps", "steps", "device", "dtype", "settings"))
+    asked_for = {"revision": "main", "fps": 4, "steps": steps, "device": "cpu", "dtype": "float16", "settings": None}
     assert asked == [(("visual", "me/any-model"), asked_for), (("audio", "/somewhere/model"), nothing)]
 
 
@@ -99,7 +99,7 @@ def test_a_network_is_loaded_by_its_source_and_commit_and_cut_as_it_was(asked):
     ((arguments, settings),) = asked
     assert arguments == ("visual", "me/any-model")
     assert settings == {
-        "revision": "0123abcd", "fps": None, "steps": thumbnail.steps, "device": "cpu", "dtype": "bfloat16",
+        "revision": "0123abcd", "fps": None, "steps": thumbnail.steps, "device": "cpu", "dtype": "bfloat16", "settings": None,
     }  # fmt: skip
 
 

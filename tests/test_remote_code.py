@@ -12,10 +12,12 @@ from transformers import AutoModel
 TRAVELS = {
     "average_precision.py",
     "cca.py",
+    "closed_config.py",
     "configuration_dualspace.py",
     "cosines.py",
     "distributed.py",
     "fusion.py",
+    "keeps_float32.py",
     "losses.py",
     "modeling_crossmodal.py",
     "modeling_dualspace.py",

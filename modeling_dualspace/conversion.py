@@ -1,0 +1,183 @@
+"""A published checkpoint into a folder that `from_pretrained`, `--audio` and `--visual` take: safetensors and JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoint_files import Tensors, read_checkpoint
+from .checkpoint_layouts import Fitted, fit
+from .files import CARD, atomic_folder, check_folder
+from .known_backbones import load_backbone
+from .paper_networks import NETWORKS, converted, with_settings
+
+PICTURES = {
+    "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255,
+    "do_normalize": True, "do_convert_rgb": True,
+}  # fmt: skip
+"""What prepares pictures, by the name under which every version of transformers has it; nothing in it is CLIP's own."""
+VIDEO = {
+    "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "resample": 2,
+    "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "fps": 25,
+}  # fmt: skip
+ROUGHLY_NONE = 1e-4
+"""Added to each variance before components are whitened, as YouTube-8M does."""
+
+
+def convert(
+    network: str,
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    components: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Converts a published checkpoint, and says what was found in it.
+
+    Args:
+        network: `vggish`, `soundnet`, `inception` or `i3d`.
+        file: what was downloaded; see `read_checkpoint`.
+        out: the folder; None is where the network's name alone finds it.
+        components: principal components to go with it: AudioSet's `vggish_pca_params.npz`, torchvggish's .pth, or the
+            folder of YouTube-8M's `mean.npy`, `eigenvals.npy` and `eigenvecs.npy`.
+        settings: of the network and of what prepares its input, in place of those that belong to the checkpoint.
+        overwrite: replace a folder that was made this way.
+
+    Example:
+        ```python
+        convert("vggish", "vggish-10086976.pth", components="vggish_pca_params.npz")
+        ```
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"There is no network {network!r} to convert: expected one of {', '.join(NETWORKS)}.")
+    file, folder = Path(file), Path(out) if out is not None else converted(network)
+    check_folder(folder.resolve(), overwrite)
+    fitted = fit(network, read_checkpoint(file), str(file))
+    if components is not None:
+        fitted.weights.update(read_components(components))
+        fitted.settings.update(pca=fitted.weights["pca.weight"].shape[0], post="dequantised")
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        write_network(network, fitted.weights, fitted.settings, fitted.layout.pictures, settings or {}, temporary)
+        (temporary / CARD).write_text(_card(network, file, components, fitted), encoding="utf-8")
+    backbone = load_backbone(NETWORKS[network].modality, str(folder), device="cpu")
+    return {
+        "network": network, "layout": fitted.layout.title, "tensors": len(fitted.weights),
+        "left_out": fitted.left_out, "out": str(folder), "spec": backbone.spec, "width": backbone.width,
+        "named": out is None,
+    }  # fmt: skip
+
+
+def write_network(
+    network: str,
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Any],
+    pictures: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Writes the configuration, the weights and what prepares the input, as `save_pretrained` does.
+
+    Args:
+        network: its name.
+        weights: by our names.
+        own: settings that belong to these weights.
+        pictures: how pictures are prepared for them.
+        settings: what somebody wants otherwise.
+        folder: to write into.
+    """
+    kind = NETWORKS[network]
+    config = kind.config(**own)
+    preparing = _Pictures(PICTURES | dict(pictures or VIDEO)) if kind.extractor is None else kind.extractor()
+    config, preparing = with_settings(config, preparing, settings)
+    with torch.device("meta"):
+        model = kind.model(config)
+    wanted = model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"The {network} of these settings has `{name}` {tuple(tensor.shape)}, and the weights are "
+                f"{tuple(weights[name].shape)}: settings that change its size cannot be set here."
+            )
+    model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+    model.save_pretrained(folder)
+    preparing.save_pretrained(folder)
+
+
+class _Pictures(dict):
+    """What prepares pictures, as its file has it: an image processor might want torchvision to be written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __init__(self, *content: Any, **settings: Any):
+        super().__init__(*content, **settings)
+
+    def save_pretrained(self, folder: Path) -> None:
+        text = json.dumps(self, indent=2, sort_keys=True) + "\n"
+        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def read_components(path: str | Path) -> Tensors:
+    """Principal components as `FeaturePca` keeps them, from a file or a folder of those that are published."""
+    path = Path(path)
+    if path.is_dir():
+        arrays = {name: _array(path / f"{name}.npy") for name in ("mean", "eigenvals", "eigenvecs")}
+        kept = min(1024, len(arrays["eigenvecs"]))
+        deviations = np.sqrt(arrays["eigenvals"].reshape(-1)[:kept] + ROUGHLY_NONE)
+        weight, mean = arrays["eigenvecs"][:kept] / deviations[:, None], arrays["mean"]
+    else:
+        tensors = read_checkpoint(path)
+        names = {"pca_eigen_vectors": "weight", "pca_means": "mean", "pca.weight": "weight", "pca.mean": "mean"}
+        found = {names[key]: tensor.double().numpy() for key, tensor in tensors.items() if key in names}
+        if len(found) != 2:
+            raise ValueError(
+                f"{path}: expected `pca_eigen_vectors` and `pca_means`, got {', '.join(list(tensors)[:5])}."
+            )
+        weight, mean = found["weight"], found["mean"]
+    mean = mean.reshape(-1)
+    if weight.ndim != 2 or weight.shape[1] != len(mean) or not (np.isfinite(weight).all() and np.isfinite(mean).all()):
+        raise ValueError(
+            f"{path}: expected rows of components as long as the mean, all finite: got {weight.shape} and {mean.shape}."
+        )
+    return {"pca.weight": torch.from_numpy(weight).float(), "pca.mean": torch.from_numpy(mean).float()}
+
+
+def _array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False).astype(np.float64)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an array of NumPy: {error}.") from None
+
+
+def _card(network: str, file: Path, components: str | Path | None, fitted: Fitted) -> str:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    lines = [
+        "---", "library_name: transformers", f"tags: [dualspace, {network}, feature-extraction]", "---",
+        f"# {network}", "",
+        f"Converted by DualSpace from `{file.name}` (SHA-256 {digest}), in the layout of "
+        f"{fitted.layout.title}.",
+        "The licence is that of the checkpoint; say it here before you pass this on.",
+    ]  # fmt: skip
+    if components is not None:
+        lines.append(f"Principal components: `{Path(components).name}`.")
+    if fitted.left_out:
+        lines.append(f"Left out: {len(fitted.left_out)} tensors of classifiers, like `{fitted.left_out[0]}`.")
+    return "\n".join(lines) + "\n"
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """What was converted, in words, and how to use it."""
+    modality = NETWORKS[found["network"]].modality
+    name = found["network"] if found["named"] else found["out"]
+    left_out = f", {len(found['left_out'])} of its classifier left out" if found["left_out"] else ""
+    return (
+        f"{found['out']}: {found['spec']}, {found['width']} numbers a unit, from the layout of {found['layout']} "
+        f"({found['tensors']} tensors{left_out})\nNext: dualspace extract FOLDER --out DATASET --{modality} {name}"
+    )
