@@ -15,6 +15,10 @@ second by
   made on the spot: nothing can be downloaded here, and time does not depend on what they are. CLIP's vision tower
   (ViT-B/32) and the Audio Spectrogram Transformer; with --quick, smaller ones;
 - each of the four backbones by itself, beside the decoding: preparing and embedding what was decoded before.
+
+And units a second, from samples or frames to vectors, of the paper's networks at full size with random weights: VGGish
+beside torchvggish, Inception V3 beside pytorchcv's. Goals: one at a time no slower than the peer, and in batches at
+least 1.5 times as fast as the peer one at a time. SoundNet and I3D have no peer here.
 """
 
 import argparse
@@ -32,6 +36,7 @@ import av
 import librosa
 import numpy as np
 from harness import interleaved, parse, report
+from networks import random_networks, speeds
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -180,6 +185,10 @@ def main(argv: list[str] | None = None) -> int:
         nets = compared(film, folder, found, 1, {})
         loaded = [load_backbone(kind, name) for names in (defaults, found) for kind, name in names.items()]  # type: ignore[arg-type]
         single = alone(film, {backbone.name: backbone for backbone in loaded})
+        with quiet(all_warnings=True):
+            papers = random_networks(folder / "papers", arguments.quick)
+        of_papers = speeds(papers, 1 if arguments.quick else 5)
+        in_unit = {name: backbone.steps.hop / backbone.steps.rate for name, backbone in papers.items()}
     ratio = times["decode"] / times["ffmpeg"]
     figures = {
         "film_seconds": seconds,
@@ -190,19 +199,29 @@ def main(argv: list[str] | None = None) -> int:
         "backbones_alone": single,
         "obvious_over_whole": times["obvious"] / times["whole"],
         "networks_obvious_over_whole": nets["obvious"] / nets["whole"],
+        "papers_units_a_second": of_papers,
+        "papers_seconds_a_unit": in_unit,
     }
-    speeds = figures["times_real_time"]
+    speed_of = figures["times_real_time"]
     print(f"{seconds:.0f} s of 480 x 360; seconds of film in a second:")
-    print(f"  decoding alone: ours {speeds['decode']:.0f}, ffmpeg {speeds['ffmpeg']:.0f} ({ratio:.2f} x its time)")
-    print(f"  logmel and thumbnail: extract {speeds['whole']:.0f}, obvious script {speeds['obvious']:.0f}")
-    speeds = figures["networks_times_real_time"]
+    print(f"  decoding alone: ours {speed_of['decode']:.0f}, ffmpeg {speed_of['ffmpeg']:.0f} ({ratio:.2f} x its time)")
+    print(f"  logmel and thumbnail: extract {speed_of['whole']:.0f}, obvious script {speed_of['obvious']:.0f}")
+    speed_of = figures["networks_times_real_time"]
     size = "small random networks" if arguments.quick else "AST and CLIP ViT-B/32, random weights"
-    print(f"  {size}: extract {speeds['whole']:.1f}, obvious script {speeds['obvious']:.1f}")
+    print(f"  {size}: extract {speed_of['whole']:.1f}, obvious script {speed_of['obvious']:.1f}")
     print("  beside decoding: " + ", ".join(f"{name} {speed:.0f}" for name, speed in single.items()))
+    print("  the paper's networks, from samples or frames to vectors; seconds of film in a second:")
+    for name, speed in of_papers.items():
+        told = {way: value * in_unit[name] for way, value in speed.items()}
+        print(f"    {name}: " + ", ".join(f"{way.replace('_', ' ')} {value:.1f}" for way, value in told.items()))
     goals = {
         "decoding within 1.3 x of ffmpeg": ratio <= 1.3,
         "default backbones at least 60 x real time": figures["times_real_time"]["whole"] >= 60,
     }
+    for name in ("vggish", "inception"):
+        speed = of_papers[name]
+        goals[f"{name}, one at a time, no slower than its peer"] = speed["alone"] >= speed["peer_alone"]
+        goals[f"{name} in batches at least 1.5 x its peer"] = speed["batched"] >= 1.5 * speed["peer_alone"]
     return report("extraction", figures, goals, arguments)
 
 

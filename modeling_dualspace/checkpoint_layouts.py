@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .checkpoint_files import Tensors
+from .feature_pca import WIDEST
+from .keras_layout import names_of_keras, turned_from_keras
 from .paper_networks import NETWORKS
 
 Names = dict[str, str | None]
@@ -100,13 +102,49 @@ def fit(network: str, tensors: Tensors, where: str) -> Fitted:
     told = f"{where}, read as {best.title}'s"
     weights = {ours: best.turned(ours, tensors[key]) for key, ours in known.items()}
     _complete(weights, wanted, best.implied)
-    twice = sorted(key for key, ours in known.items() if tensors[key] is not tensors[_first(known, ours)])
-    unknown = sorted(key for key, ours in names.items() if ours is not None and ours not in wanted)
-    missing = sorted(wanted.keys() - weights.keys())
-    for what, keys in (("holds what has no place in our network", unknown), ("lacks tensors", missing)):
+    _check_names(names, weights, wanted, told)
+    _check_shapes(weights, wanted, told)
+    own = {name: _own(name, tensor) for name, tensor in weights.items()}
+    _check_values(own, told)
+    return Fitted(best, own, settings, sorted(key for key, ours in names.items() if ours is None))
+
+
+def _own(name: str, tensor: Tensor) -> Tensor:
+    """In memory of its own: what was read may be a view, or of half precision."""
+    kind = torch.int64 if name.endswith(MEANWHILE) else torch.float32
+    return tensor.to(kind, copy=True, memory_format=torch.contiguous_format)
+
+
+def _check_names(names: Names, weights: Tensors, wanted: Mapping[str, torch.Size], told: str) -> None:
+    first, placed = {ours: key for key, ours in reversed(names.items())}, {*wanted, None}
+    found = {
+        "holds what has no place in our network": [key for key, ours in names.items() if ours not in placed],
+        "holds two tensors for one place": [key for key, ours in names.items() if ours and first[ours] != key],
+        "lacks tensors of our network": list(wanted.keys() - weights.keys()),
+    }
+    for what, keys in found.items():
         if keys:
-            raise ValueError(f"{told}, {what}: {len(keys)}, like `{keys[0]}`.")
-    return Fitted(best, weights, settings, sorted(key for key, ours in names.items() if ours is None))
+            raise ValueError(f"{told}, {what}: {len(keys)}, like `{min(keys)}`.")
+
+
+def _check_shapes(weights: Tensors, wanted: Mapping[str, torch.Size], told: str) -> None:
+    for name, shape in wanted.items():
+        if weights[name].shape != shape:
+            raise ValueError(f"{told}: `{name}` is {tuple(weights[name].shape)}, and our network has {tuple(shape)}.")
+
+
+def _check_values(weights: Tensors, told: str) -> None:
+    """Numbers throughout; and a converter of SoundNet that many use leaves its batch norms as they are made."""
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{told}: `{name}` holds what is no number: take another file.")
+    means = {name: tensor for name, tensor in weights.items() if name.endswith("running_mean")}
+    scales = [tensor for name, tensor in weights.items() if name.endswith("running_var")]
+    if means and not any(mean.any() for mean in means.values()) and all((scale == 1).all() for scale in scales):
+        raise ValueError(
+            f"{told}: every batch norm has a mean of zero and a variance of one, like `{next(iter(means))}`, so nobody "
+            "trained them or their statistics got lost: take another file."
+        )
 
 
 def _known(network: str, layout: Layout, tensors: Tensors) -> dict[str, str]:
@@ -133,15 +171,14 @@ def _complete(weights: Tensors, wanted: Mapping[str, torch.Size], implied: Mappi
             weights[name] = torch.tensor(0)
         elif value := next((value for end, value in implied.items() if name.endswith(end)), None):
             weights[name] = torch.full(wanted[name], value)
-    for name, tensor in weights.items():
-        if name.endswith(MEANWHILE):
-            weights[name] = tensor.long()
 
 
 def _components_inside(tensors: Tensors) -> dict[str, Any]:
     """The whole model of torchvggish keeps AudioSet's components too."""
     rows = next((tensors[key] for key in tensors if re.fullmatch(r"pproc\.pca_(eigen_vectors|matrix)", key)), None)
-    return {} if rows is None else {"pca": rows.shape[0], "post": "dequantised"}
+    if rows is None or rows.ndim != 2 or not 0 < len(rows) <= WIDEST:
+        return {}
+    return {"pca": len(rows), "post": "dequantised"}
 
 
 _CLASSIFIERS = r"(AuxLogits|fc|logits|output)\."
@@ -149,8 +186,8 @@ _CLASSIFIERS = r"(AuxLogits|fc|logits|output)\."
 
 def _of_2015(tensors: Tensors) -> Names:
     """The network of 2015 has torchvision's names, and tells 1,008 classes apart."""
-    classes = tensors.get("fc.weight", torch.empty(0)).shape[0]
-    return rules(left_out=_CLASSIFIERS)(tensors) if classes == 1008 else {}
+    classes = tensors.get("fc.weight", torch.empty(0)).shape[:1]
+    return rules(left_out=_CLASSIFIERS)(tensors) if classes == (1008,) else {}
 
 
 def _turned_to_one_dimension(name: str, tensor: Tensor) -> Tensor:
@@ -160,6 +197,18 @@ def _turned_to_one_dimension(name: str, tensor: Tensor) -> Tensor:
 
 def _flat(name: str, tensor: Tensor) -> Tensor:
     return tensor.flatten() if name == "pca.mean" else tensor
+
+
+_TORCH7 = {
+    "1": "conv1.conv", "2": "conv1.bn", "5": "conv2.conv", "6": "conv2.bn", "9": "conv3.conv", "10": "conv3.bn",
+    "12": "conv4.conv", "13": "conv4.bn", "15": "conv5.conv", "16": "conv5.bn", "19": "conv6.conv", "20": "conv6.bn",
+    "22": "conv7.conv", "23": "conv7.bn", "25.1": "objects", "25.2": "scenes",
+}  # fmt: skip
+"""By its place in the authors' `nn.Sequential`, which counts ReLUs and pools too; the last is two layers abreast."""
+
+
+def _of_torch7(found: re.Match[str]) -> str:
+    return f"{_TORCH7.get(found[1], found[1])}."
 
 
 _HASSON = {"branch_0": "b0", "branch_1.0": "b1a", "branch_1.1": "b1b", "branch_2.0": "b2a", "branch_2.1": "b2b",
@@ -179,7 +228,7 @@ LAYOUTS: dict[str, list[Layout]] = {
         ),
         Layout("torchvision and timm", rules(left_out=_CLASSIFIERS), pictures=MIDDLE | HALF),
         Layout(
-            "Keras", _of_keras, _turned_from_keras, settings=lambda tensors: {"pool_counts_padding": False},
+            "Keras", names_of_keras, turned_from_keras, settings=lambda tensors: {"pool_counts_padding": False},
             pictures=WHOLE | HALF, implied={"bn.weight": 1.0},
         ),
     ],
@@ -200,6 +249,7 @@ LAYOUTS: dict[str, list[Layout]] = {
             ),
             _turned_to_one_dimension,
         ),
+        Layout("SoundNet (Torch7)", rules((r"^(\d+(?:\.\d)?)\.", _of_torch7)), _turned_to_one_dimension),
     ],
     "i3d": [
         Layout("pytorch-i3d (piergiaj)", rules((r"\.conv3d\.", ".conv."), left_out=_CLASSIFIERS)),

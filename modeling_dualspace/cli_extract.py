@@ -125,7 +125,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from .recipe_files import override
 
     settings: dict[str, Any] = {}
-    override(settings, arguments.overrides)
+    override(settings, arguments.overrides, "post=pca")
     with quiet():
         found = convert(
             arguments.network,

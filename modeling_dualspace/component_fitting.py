@@ -8,8 +8,9 @@ as YouTube-8M whitens its own. The mean and S are streamed in float64; nothing b
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,15 +22,35 @@ from .console import Stop, StoppedError
 from .conversion import ROUGHLY_NONE, write_network
 from .distributed import agreed, from_first, process_index, world_size
 from .extraction_plan import Settings, plan
-from .files import CARD, atomic_folder, short_digest, write_json
+from .feature_pca import Post
+from .files import CARD, atomic_folder, check_folder, short_digest, write_json
 from .film_reader import reading
-from .media import Limits
 from .pair_moments import PairMoments
 from .paper_networks import NETWORKS, network_of
 from .pooling import Batch
 from .transformers_backbones import transformers_backbone
+from .transformers_models import quiet
 
 COMPONENTS = "components.json"
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How films are read for it.
+
+    Args:
+        settings: of the extraction: limits and batch size.
+        workers: films read at once.
+        stop: asked between units.
+        overwrite: replace a network that was saved before with components of other clips.
+        progress: show a bar on stderr.
+    """
+
+    settings: Settings
+    workers: int
+    stop: Stop
+    overwrite: bool = False
+    progress: bool = True
 
 
 def with_components(
@@ -37,13 +58,8 @@ def with_components(
     components: int,
     clips: Sequence[Clip],
     folder: Path,
-    *,
-    limits: Limits,
-    batch_size: int,
-    workers: int,
-    stop: Stop,
-    overwrite: bool = False,
-    progress: bool = True,
+    fitting: Fitting,
+    post: Post = "dequantised",
 ) -> Backbone:
     """The network with components of its own vectors of these clips; loaded where they were fitted to the same before.
 
@@ -52,25 +68,23 @@ def with_components(
         components: how many.
         clips: of the training split.
         folder: where the network is saved with them.
-        limits: of films.
-        batch_size: units embedded at a time.
-        workers: films read at once.
-        stop: asked between films.
-        overwrite: replace a folder that was made this way.
-        progress: show a bar on stderr.
+        fitting: how films are read.
+        post: what becomes of the components; the network is saved with the form of the paper, whichever is asked for.
     """
-    name = _check(backbone, components, clips)
-    settings = Settings("", backbone.spec, limits=limits, batch_size=batch_size)
+    name = agreed(lambda: _check(backbone, components, clips, post))
+    settings = replace(fitting.settings, audio="", visual=backbone.spec, window=None, hop=None)
     shards = from_first(lambda: plan(clips, settings))
     key = short_digest([str(components).encode(), *(shard.key.encode() for shard in shards)])
     if from_first(lambda: _key(folder)) != key:
+        from_first(lambda: check_folder(folder.resolve(), fitting.overwrite))  # before the work, not after it
         films = [film for shard in shards[process_index() :: world_size()] for film in shard.films]
-        moments = agreed(lambda: _moments(backbone, films, settings, workers, stop, progress)).all_reduce()
-        weight, mean, share = _components(moments, components, name)
+        moments = agreed(lambda: _moments(backbone, films, settings, fitting)).all_reduce()
+        weight, mean, share = agreed(lambda: _components(moments, components, name))
         record = {"key": key, "clips": len(clips), "frames": int(moments.weight), "components": components,
                   "share_of_variance": share}  # fmt: skip
-        from_first(lambda: _write(folder, backbone, name, {"pca.weight": weight, "pca.mean": mean}, record, overwrite))
-    return agreed(lambda: _loaded(folder, backbone))
+        pca = {"pca.weight": weight, "pca.mean": mean}
+        from_first(lambda: _write(folder, backbone, name, pca, record, fitting.overwrite))
+    return agreed(lambda: _loaded(folder, backbone, post))
 
 
 def training_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
@@ -81,9 +95,9 @@ def training_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
     return chosen
 
 
-def _check(backbone: Backbone, components: int, clips: Sequence[Clip]) -> str:
-    config = getattr(getattr(backbone, "tower", None), "model", None)
-    name = network_of(config.config) if config is not None else None
+def _check(backbone: Backbone, components: int, clips: Sequence[Clip], post: Post) -> str:
+    config = getattr(getattr(getattr(backbone, "tower", None), "model", None), "config", None)
+    name = network_of(config) if config is not None else None
     if name is None:
         raise ValueError(
             f"Components are fitted to {', '.join(NETWORKS)}, and not to {backbone.name}: set `components` to 0."
@@ -95,6 +109,10 @@ def _check(backbone: Backbone, components: int, clips: Sequence[Clip]) -> str:
     if not 0 < components <= backbone.width:
         raise ValueError(
             f"{name} has {backbone.width} numbers a unit, of which {components} components cannot be made."
+        )
+    if post not in get_args(Post) or post == "none":
+        raise ValueError(
+            f"`post` says what becomes of the {components} components: pca, 8bit or dequantised, got {post!r}."
         )
     if not clips:
         raise ValueError("Components are fitted to training clips, and no clip is in train: name splits in a list.")
@@ -108,29 +126,31 @@ def _key(folder: Path) -> str | None:
         return None
 
 
-def _moments(
-    backbone: Backbone, films: Sequence[Any], settings: Settings, workers: int, stop: Stop, progress: bool
-) -> PairMoments:
-    """Of all units of some films; what cannot be read is passed over here, and told by the extraction."""
-    moments = PairMoments(backbone.width, 0)
+def _moments(backbone: Backbone, films: Sequence[Any], settings: Settings, fitting: Fitting) -> PairMoments:
+    """Of all units of some films; what cannot be used is passed over here, and told by the extraction."""
+    # Where the network is: several processes with a GPU each add nothing up elsewhere.
+    moments = PairMoments(backbone.width, 0, device=getattr(backbone, "device", "cpu"))
     batch = Batch(settings.batch_size)
 
     def embed() -> None:
         if units := batch.pop():
             rows = torch.from_numpy(backbone.embed([pieces for _, pieces in units]))
+            rows = rows[rows.isfinite().all(dim=1)]
             moments.update(rows, rows.new_zeros(len(rows), 0))
 
+    def check_stop() -> None:
+        if signal := fitting.stop.signal:
+            raise StoppedError(signal, "stopped while components were fitted: the same command begins anew")
+
     heard, seen = (backbone, None) if backbone.modality == "audio" else (None, backbone)
-    bar = tqdm(films, unit=" films", desc="components", disable=None if progress else True)
-    with bar, reading(films, heard, seen, settings, workers, 1) as readings:
+    bar = tqdm(films, unit=" films", desc="components", disable=None if fitting.progress else True)
+    with bar, reading(films, heard, seen, settings, fitting.workers, 1) as readings:
         for _ in bar:
             for unit in next(readings).units:
                 if batch.add(unit.pieces, []):
                     embed()
-                if stop.signal is not None:
-                    raise StoppedError(
-                        stop.signal, "stopped while components were fitted: the same command begins anew"
-                    )
+                check_stop()
+            check_stop()
     embed()
     return moments
 
@@ -143,7 +163,7 @@ def _components(moments: PairMoments, components: int, name: str) -> tuple[Tenso
             "take more films, more frames a second, or fewer components."
         )
     covariances = moments.covariances()
-    values, vectors = torch.linalg.eigh(covariances.audio)
+    values, vectors = torch.linalg.eigh(covariances.audio.cpu())
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1).T
     whole = float(values.sum())
     if values[components - 1] <= values[0] * len(values) * torch.finfo(values.dtype).eps:
@@ -155,17 +175,19 @@ def _components(moments: PairMoments, components: int, name: str) -> tuple[Tenso
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
     rows = rows * largest.sign()  # or they would be up or down by chance
     weight = rows / (values[:components, None] + ROUGHLY_NONE).sqrt()
-    return weight.float(), covariances.audio_mean.float(), float(values[:components].sum()) / whole
+    return weight.float(), covariances.audio_mean.cpu().float(), float(values[:components].sum()) / whole
 
 
 def _write(
     folder: Path, backbone: Any, name: str, pca: dict[str, Tensor], record: dict[str, Any], overwrite: bool
 ) -> None:
     kind = NETWORKS[name]
-    model = kind.model.from_pretrained(backbone.place.path, use_safetensors=True, **backbone.place.at)  # type: ignore[attr-defined]
     settings = backbone.constants["config"] | {"pca": record["components"], "post": "dequantised"}
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
-        write_network(name, model.state_dict() | pca, settings, backbone.prepares, {}, temporary)
+    hears = {} if kind.extractor is None else backbone.processor.to_dict()
+    hears = {key: value for key, value in hears.items() if not key.endswith("_type")}
+    with quiet(), atomic_folder(folder, overwrite=overwrite) as temporary:
+        model = kind.model.from_pretrained(backbone.place.path, use_safetensors=True, **backbone.place.at)  # type: ignore[attr-defined]
+        write_network(name, model.state_dict() | pca, settings, backbone.prepares, hears, temporary)
         write_json(temporary / COMPONENTS, record)
         (temporary / CARD).write_text(_card(name, backbone, record), encoding="utf-8")
 
@@ -180,11 +202,12 @@ def _card(name: str, backbone: Backbone, record: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _loaded(folder: Path, backbone: Any) -> Backbone:
+def _loaded(folder: Path, backbone: Any, post: Post) -> Backbone:
     return transformers_backbone(
         backbone.modality,
         folder,
         device=str(backbone.device),
         dtype=backbone.constants.get("dtype"),
         steps=backbone.steps,
+        settings={"post": post},
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoint_files import Tensors, read_checkpoint
 from .checkpoint_layouts import Fitted, fit
-from .files import CARD, atomic_folder, check_folder
+from .files import CARD, atomic_folder, check_folder, one_line
 from .known_backbones import load_backbone
 from .paper_networks import NETWORKS, converted, with_settings
 
@@ -65,7 +65,10 @@ def convert(
     with atomic_folder(folder, overwrite=overwrite) as temporary:
         write_network(network, fitted.weights, fitted.settings, fitted.layout.pictures, settings or {}, temporary)
         (temporary / CARD).write_text(_card(network, file, components, fitted), encoding="utf-8")
-    backbone = load_backbone(NETWORKS[network].modality, str(folder), device="cpu")
+        try:
+            backbone = load_backbone(NETWORKS[network].modality, str(temporary), device="cpu")
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(temporary), str(folder))) from None
     return {
         "network": network, "layout": fitted.layout.title, "tensors": len(fitted.weights),
         "left_out": fitted.left_out, "out": str(folder), "spec": backbone.spec, "width": backbone.width,
@@ -97,16 +100,31 @@ def write_network(
     config, preparing = with_settings(config, preparing, settings)
     with torch.device("meta"):
         model = kind.model(config)
-    wanted = model.state_dict().keys()
-    for name, tensor in model.state_dict().items():
-        if weights[name].shape != tensor.shape:
-            raise ValueError(
-                f"The {network} of these settings has `{name}` {tuple(tensor.shape)}, and the weights are "
-                f"{tuple(weights[name].shape)}: settings that change its size cannot be set here."
-            )
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    _check_sizes(network, weights, wanted)
     model.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     model.save_pretrained(folder)
     preparing.save_pretrained(folder)
+
+
+def _check_sizes(network: str, weights: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> None:
+    for name, shape in wanted.items():
+        if name not in weights:
+            raise ValueError(
+                f"The {network} of these settings has `{name}`, and the weights hold none: leave them out."
+            )
+        came = tuple(weights[name].shape)
+        if came == shape:
+            continue
+        if name == "pca.mean":
+            raise ValueError(
+                f"The principal components are of vectors of {came[0]} numbers, and the {network} of these settings "
+                f"gives {shape[0]}: take components that were fitted to its own."
+            )
+        raise ValueError(
+            f"The {network} of these settings has `{name}` {tuple(shape)}, and the weights are {came}: settings that "
+            "change its size cannot be set here."
+        )
 
 
 class _Pictures(dict):
@@ -126,32 +144,46 @@ class _Pictures(dict):
 def read_components(path: str | Path) -> Tensors:
     """Principal components as `FeaturePca` keeps them, from a file or a folder of those that are published."""
     path = Path(path)
-    if path.is_dir():
-        arrays = {name: _array(path / f"{name}.npy") for name in ("mean", "eigenvals", "eigenvecs")}
-        kept = min(1024, len(arrays["eigenvecs"]))
-        deviations = np.sqrt(arrays["eigenvals"].reshape(-1)[:kept] + ROUGHLY_NONE)
-        weight, mean = arrays["eigenvecs"][:kept] / deviations[:, None], arrays["mean"]
-    else:
-        tensors = read_checkpoint(path)
-        names = {"pca_eigen_vectors": "weight", "pca_means": "mean", "pca.weight": "weight", "pca.mean": "mean"}
-        found = {names[key]: tensor.double().numpy() for key, tensor in tensors.items() if key in names}
-        if len(found) != 2:
-            raise ValueError(
-                f"{path}: expected `pca_eigen_vectors` and `pca_means`, got {', '.join(list(tensors)[:5])}."
-            )
-        weight, mean = found["weight"], found["mean"]
+    weight, mean = _of_youtube(path) if path.is_dir() else _of_audioset(path)
     mean = mean.reshape(-1)
-    if weight.ndim != 2 or weight.shape[1] != len(mean) or not (np.isfinite(weight).all() and np.isfinite(mean).all()):
+    if weight.ndim != 2 or not len(weight) or weight.shape[1] != len(mean):
         raise ValueError(
-            f"{path}: expected rows of components as long as the mean, all finite: got {weight.shape} and {mean.shape}."
+            f"{path}: expected rows of components as long as the mean, got {weight.shape} and {mean.shape}."
         )
+    if not (np.isfinite(weight).all() and np.isfinite(mean).all()):
+        raise ValueError(f"{path}: components or their mean hold what is no number: download it again.")
     return {"pca.weight": torch.from_numpy(weight).float(), "pca.mean": torch.from_numpy(mean).float()}
+
+
+def _of_audioset(path: Path) -> tuple[Any, Any]:
+    """By name: AudioSet's own, torchvggish's, or ours."""
+    tensors = read_checkpoint(path)
+    names = {"pca_eigen_vectors": "weight", "pca_means": "mean", "pca.weight": "weight", "pca.mean": "mean"}
+    found = {names[key]: tensor.double().numpy() for key, tensor in tensors.items() if key in names}
+    if len(found) != 2:
+        raise ValueError(f"{path}: expected `pca_eigen_vectors` and `pca_means`, got {', '.join(list(tensors)[:5])}.")
+    return found["weight"], found["mean"]
+
+
+def _of_youtube(folder: Path) -> tuple[Any, Any]:
+    """Columns of eigenvalues, rows of eigenvectors, of which YouTube-8M takes 1,024 and whitens them."""
+    vectors, values, mean = (_array(folder / f"{name}.npy") for name in ("eigenvecs", "eigenvals", "mean"))
+    kept, values = min(1024, len(vectors)), values.reshape(-1)
+    if vectors.ndim != 2 or len(values) < kept or not (values[:kept] > -ROUGHLY_NONE).all():
+        raise ValueError(
+            f"{folder}: expected an eigenvalue of zero or more for each of the first {kept} rows of eigenvecs.npy, got "
+            f"{vectors.shape} and {values.shape}."
+        )
+    return vectors[:kept] / np.sqrt(values[:kept] + ROUGHLY_NONE)[:, None], mean
 
 
 def _array(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False).astype(np.float64)
-    except (OSError, ValueError) as error:
+        array = np.load(path, allow_pickle=False)
+        if array.dtype.kind not in "fiu" or not array.ndim:
+            raise ValueError(f"it is an array {array.shape} of {array.dtype}")
+        return array.astype(np.float64)
+    except Exception as error:  # missing, damaged, or what NumPy would have to unpickle
         raise ValueError(f"{path} cannot be read as an array of NumPy: {error}.") from None
 
 
@@ -166,10 +198,15 @@ def _card(network: str, file: Path, components: str | Path | None, fitted: Fitte
         "The licence is that of the checkpoint; say it here before you pass this on.",
     ]  # fmt: skip
     if components is not None:
-        lines.append(f"Principal components: `{Path(components).name}`.")
+        lines.append(f"Principal components: `{_name(components)}`.")
     if fitted.left_out:
         lines.append(f"Left out: {len(fitted.left_out)} tensors of classifiers, like `{fitted.left_out[0]}`.")
     return "\n".join(lines) + "\n"
+
+
+def _name(path: str | Path) -> str:
+    """The last part alone, for a folder is to be passed on; a link by its own name, which says more than a cache's."""
+    return one_line(Path(path).absolute().name)
 
 
 def render(found: Mapping[str, Any]) -> str:

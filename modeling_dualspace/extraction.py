@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .backbones import Backbone, Modality
 from .clip_folder import ClipList, list_clips
 from .clips import Clip
-from .component_fitting import training_clips, with_components
+from .component_fitting import Fitting, training_clips, with_components
 from .console import Stop, StoppedError, asked_to_stop
 from .distributed import agreed, from_first, process_index, world_size
 from .extracted_set import Extracted, check_place, finished, work_folder, write_set
@@ -92,35 +92,37 @@ def extract(
     wanted: dict[Modality, BackboneSettings | Backbone] = {"audio": _settings(audio), "visual": _settings(visual)}
     where = {"device": device, "dtype": dtype}
     backbones = agreed(lambda: {name: _load(name, one, fps, where) for name, one in wanted.items()})
+    workers, progress = workers or _cores(), progress and not process_index()
     with ExitStack() as stack:
         taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
         from_first(lambda: stack.enter_context(locked(work_folder(out), taken)))
-        with asked_to_stop() as stopped:
-            for name in MODALITIES:
-                choice = wanted[name]
-                if isinstance(choice, BackboneSettings) and choice.components:
-                    backbones[name] = _with_components(
-                        backbones[name], choice, films, out, settings, workers or _cores(), stopped, overwrite,
-                        progress,
-                    )  # fmt: skip
+        stop = stack.enter_context(asked_to_stop())
+        fitting = Fitting(settings, workers, stop, overwrite, progress)
+        for name, one in wanted.items():
+            if isinstance(one, BackboneSettings) and one.components:
+                backbones[name] = _with_components(backbones[name], one, films, out, fitting)
         processor = DualSubspaceProcessor(backbones["audio"], backbones["visual"])
         settings = replace(settings, **{name: backbones[name].spec for name in MODALITIES})
         shards = from_first(lambda: plan(films.clips, settings))
         asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
-        if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
-            if not process_index():  # it was killed before it tidied up
-                shutil.rmtree(asked.folder, ignore_errors=True)
-            return former
-        from_first(lambda: check_folder(out.resolve(), overwrite))
-        stop = stack.enter_context(asked_to_stop())
-        work = agreed(lambda: _Work(asked, workers or _cores(), stop, progress and not process_index()))
-        work.run()
-        if process_index():
-            return {}
-        work.wait()
-        written = write_set(asked, overwrite=overwrite, progress=progress)
-        shutil.rmtree(asked.folder, ignore_errors=True)
-        return written
+        return _extracted(asked, workers, stop, overwrite, progress)
+
+
+def _extracted(asked: Extracted, workers: int, stop: Stop, overwrite: bool, progress: bool) -> dict[str, Any]:
+    """What was written, now or before; nothing in processes that are not the first."""
+    if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
+        if not process_index():  # it was killed before it tidied up
+            shutil.rmtree(asked.folder, ignore_errors=True)
+        return former
+    from_first(lambda: check_folder(asked.out.resolve(), overwrite))
+    work = agreed(lambda: _Work(asked, workers, stop, progress))
+    work.run()
+    if process_index():
+        return {}
+    work.wait()
+    written = write_set(asked, overwrite=overwrite, progress=progress)
+    shutil.rmtree(asked.folder, ignore_errors=True)
+    return written
 
 
 def _settings(given: str | BackboneSettings | Backbone) -> BackboneSettings | Backbone:
@@ -130,40 +132,26 @@ def _settings(given: str | BackboneSettings | Backbone) -> BackboneSettings | Ba
 def _load(modality: Modality, given: BackboneSettings | Backbone, fps: float | None, where: dict[str, Any]) -> Backbone:
     if isinstance(given, Backbone):
         return given
+    fitted = {"post"} if given.components else set()  # it says what becomes of components that are fitted later
     return load_backbone(
         modality,
         given.source or DEFAULTS[modality],
         revision=given.revision,
         fps=fps if modality == "visual" else None,
-        settings=given.settings,
+        settings={key: value for key, value in given.settings.items() if key not in fitted},
         **where,
     )
 
 
 def _with_components(
-    backbone: Backbone,
-    wanted: BackboneSettings,
-    films: ClipList,
-    out: Path,
-    settings: Settings,
-    workers: int,
-    stop: Stop,
-    overwrite: bool,
-    progress: bool,
+    backbone: Backbone, wanted: BackboneSettings, films: ClipList, out: Path, fitting: Fitting
 ) -> Backbone:
     """With components of its vectors of training clips: the network is kept beside the data set."""
-    return with_components(
-        backbone,
-        wanted.components,
-        training_clips(films.clips, wanted.component_clips),
-        out.with_name(f"{out.name}-{backbone.name}"),
-        limits=settings.limits,
-        batch_size=settings.batch_size,
-        workers=workers,
-        stop=stop,
-        overwrite=overwrite,
-        progress=progress and not process_index(),
-    )
+    clips = training_clips(films.clips, wanted.component_clips)
+    folder, post = out.with_name(f"{out.name}-{backbone.name}"), wanted.settings.get("post", "dequantised")
+    fitted = with_components(backbone, wanted.components, clips, folder, fitting, post)
+    films.notes.append(f"{backbone.name} with its components is {fitted.source}: keep it, a processor looks there.")
+    return fitted
 
 
 def _check_device(device: str | None) -> None:

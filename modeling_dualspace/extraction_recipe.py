@@ -9,6 +9,9 @@ from .media import Limits
 from .recipe_files import EXTRACTION, names_of_ours, override, read_recipe, set_key
 from .typed import build
 
+LIKE = "visual.components=512"
+"""An override as an example."""
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
@@ -17,7 +20,8 @@ class BackboneSettings:
     Args:
         source: what `load_backbone` takes; null is the default.
         revision: on the Hub.
-        settings: of a network of ours, in place of those it was converted with.
+        settings: of a network of ours, in place of those it was converted with; `post` is also that of components that
+            are fitted.
         components: principal components to be fitted to the vectors of training clips, frame by frame; 0 for none. The
             network with its components is then saved beside the data set.
         component_clips: how many training clips they are fitted to, at most.
@@ -104,10 +108,10 @@ def load_extraction(
     """
     if name is None:
         content: dict[str, Any] = {}
-        override(content, overrides)
+        override(content, overrides, LIKE)
         where = " ".join(["The extraction", *(["with", *overrides] if overrides else [])])
     else:
-        content, where = read_recipe(name, overrides, known_extractions())
+        content, where = read_recipe(name, overrides, known_extractions(), LIKE)
     for key, value in (given or {}).items():
         set_key(content, key, value)
     return build(ExtractionRecipe, content, where)

@@ -1,7 +1,7 @@
 """Keras's Inception V3, whose layers have no telling names, under the names of ours.
 
-Keras itself loads weights by their order. A model lists its layers by depth, the farthest from its end first, and so does
-every file that says in which order its layers stand; the numbers in their names count them as they were made.
+Keras itself loads weights by their order. A model lists its layers by depth, the farthest from its end first, and so
+does every file that says in which order its layers stand; the numbers in their names count them as they were made.
 """
 
 import functools
@@ -13,7 +13,7 @@ from torch import Tensor
 from .checkpoint_files import Tensors
 from .inception import InceptionConfig, InceptionModel
 
-# The convolutions as they stand in Keras's `Model.layers`, by the place in which they were made; their norms stand so too.
+# The convolutions as they stand in Keras's `Model.layers`, by the place in which they were made; so do their norms.
 BY_DEPTH = [
     0, 1, 2, 3, 4, 8, 6, 9, 5, 7, 10, 11, 15, 13, 16, 12, 14, 17, 18, 22, 20, 23, 19, 21, 24, 25, 27, 28, 26,
     29, 34, 35, 31, 36, 32, 37, 30, 33, 38, 39, 44, 45, 41, 46, 42, 47, 40, 43, 48, 49, 54, 55, 51, 56, 52,

@@ -35,8 +35,11 @@ class Torch7Object:
     fields: dict[Any, Any]
 
 
-class _Unreadable(Exception):
-    """Why a file is none of Torch7's; without a word, it ends before it should."""
+class _UnreadableError(Exception):
+    """Why a file is none of Torch7's."""
+
+    def __init__(self, why: str = "it ends too early"):
+        super().__init__(why)
 
 
 def read_torch7(path: str | Path) -> dict[str, Tensor]:
@@ -54,10 +57,9 @@ def read_torch7(path: str | Path) -> dict[str, Tensor]:
     reader = _Reader(Path(path).read_bytes())
     try:
         return _tensors(reader.read())
-    except _Unreadable as error:
+    except _UnreadableError as error:
         raise ValueError(
-            f"{path} cannot be read as a binary file of Torch7 (at byte {reader.at}: {error or 'it ends too early'}): "
-            "download it again."
+            f"{path} cannot be read as a binary file of Torch7 (at byte {reader.at}: {error}): download it again."
         ) from None
 
 
@@ -71,7 +73,7 @@ class _Reader:
     def take(self, count: int, kind: str) -> np.ndarray:
         """The next numbers, as they are in the file."""
         if not 0 <= count * np.dtype(kind).itemsize <= len(self.content) - self.at:
-            raise _Unreadable
+            raise _UnreadableError
         found = np.frombuffer(self.content, kind, count, self.at)
         self.at += found.nbytes
         return found
@@ -85,7 +87,7 @@ class _Reader:
     def read(self, depth: int = 0) -> Any:
         """The next object."""
         if depth > DEEPEST:
-            raise _Unreadable(f"more than {DEEPEST} objects inside one another")
+            raise _UnreadableError(f"more than {DEEPEST} objects inside one another")
         kind = self.integer()
         if kind == NIL:
             return None
@@ -96,7 +98,7 @@ class _Reader:
         if kind == STRING:
             return self.text()
         if kind not in (TABLE, OBJECT, OLD_CLOSURE, CLOSURE):
-            raise _Unreadable("a function" if kind == FUNCTION else f"there is no object of kind {kind}")
+            raise _UnreadableError("a function" if kind == FUNCTION else f"there is no object of kind {kind}")
         number = self.integer()
         if number not in self.known:
             make = {TABLE: self._table, OBJECT: self._object}.get(kind, self._function)
@@ -116,7 +118,7 @@ class _Reader:
         """Of a table whose entries take some bytes at least."""
         length = self.integer()
         if not 0 <= length * least <= len(self.content) - self.at:
-            raise _Unreadable
+            raise _UnreadableError
         return length
 
     def _function(self, number: int, depth: int) -> None:
@@ -133,7 +135,7 @@ class _Reader:
         made = self.known[number] = Torch7Object(name, version, {})
         fields = self.read(depth)
         if not isinstance(fields, dict):
-            raise _Unreadable(f"a {name[:LONGEST_KEY]} without fields")
+            raise _UnreadableError(f"a {name[:LONGEST_KEY]} without fields")
         made.fields = fields
         return made
 
@@ -145,7 +147,7 @@ class _Reader:
     def _tensor(self, depth: int) -> Tensor:
         dimensions = self.integer()
         if not 0 <= dimensions <= MOST_DIMENSIONS:
-            raise _Unreadable(f"a tensor of {dimensions} dimensions")
+            raise _UnreadableError(f"a tensor of {dimensions} dimensions")
         sizes, steps = self.take(dimensions, "<i8").tolist(), self.take(dimensions, "<i8").tolist()
         start = int(self.take(1, "<i8")[0]) - 1  # Lua counts from one
         storage = self.read(depth)
@@ -155,7 +157,7 @@ class _Reader:
         last = start + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
         held = len(storage) if isinstance(storage, Tensor) and storage.ndim == 1 else 0
         if min(*sizes, *steps, start) < 0 or last >= held or count > held:
-            raise _Unreadable(f"a tensor of {tuple(sizes)} from {held} numbers")
+            raise _UnreadableError(f"a tensor of {tuple(sizes)} from {held} numbers")
         return storage.as_strided(sizes, steps, start)
 
 
@@ -187,5 +189,5 @@ def _parts(module: Torch7Object) -> dict[Any, Any]:
 
 def _key(key: str | float) -> str:
     if isinstance(key, str) and len(key) > LONGEST_KEY:
-        raise _Unreadable(f"a name of {len(key)} letters")
+        raise _UnreadableError(f"a name of {len(key)} letters")
     return str(int(key)) if isinstance(key, float) and key.is_integer() else str(key)

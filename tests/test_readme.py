@@ -10,8 +10,11 @@ from datasets import load_dataset
 
 from modeling_dualspace import release
 from modeling_dualspace.cli import build_parser, main
+from modeling_dualspace.extraction_recipe import known_extractions, load_extraction
+from modeling_dualspace.paper_networks import NETWORKS
 from modeling_dualspace.recipe import known_recipes, load_recipe
 from modeling_dualspace.release_plan import known_releases
+from modeling_dualspace.resources import resource
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -111,10 +114,24 @@ def test_every_path_a_document_names_exists(document):
     assert missing == []
 
 
+def test_every_command_about_films_in_the_manuals_and_recipes_names_what_exists():
+    manuals = [ROOT / "training" / "README.md", ROOT / "dataset_scripts" / "README.md"]
+    manuals += [resource(f"configs/{name}.yaml") for name in known_extractions()]
+    lines = [line for file in manuals for line in file.read_text().splitlines()]
+    commands = [line.lstrip("# ") for line in lines if re.match(r"(#\s+)?dualspace (convert|extract) ", line)]
+    for words in (shlex.split(command, comments=True)[1:] for command in commands):
+        arguments, rest = build_parser().parse_known_args(words)
+        assert all("=" in word for word in rest) and words[0] in ("convert", "extract")
+        if words[0] == "extract":
+            load_extraction(arguments.recipe, [*arguments.overrides, *rest])
+        else:
+            assert arguments.network in NETWORKS
+    assert len(commands) >= 9
+
+
 def test_every_benchmark_is_in_the_readme():
-    scripts = {
-        path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in ("harness.py", "systems.py")
-    }
+    shared = ("harness.py", "networks.py", "systems.py")
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in shared}
     assert scripts == set(re.findall(r"benchmarks/(\w+\.py)", README))
 
 
@@ -126,11 +143,12 @@ def test_every_training_command_of_the_manual_names_a_recipe_and_keys_that_exist
     assert len(commands) == 5
     for line in re.findall(r"^dualspace push .*$", text, re.MULTILINE):
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    compile(block, "training/README.md", "exec")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, "training/README.md", "exec")
     named = set(re.findall(r"`(\w+)`", text.split("| recipe | |")[1].split("\n\n")[0]))
     ours = {name for name in named if name in known_recipes()}
     families = {name for name in known_recipes() if name.startswith(("vegas_", "ave_"))}
     assert ours | families == set(known_recipes())
+    assert set(known_extractions()) <= named
     releases = set(re.findall(r"`(\w+)`", text.split("| release | |")[1].split("\n\n")[0]))
     assert releases == set(known_releases())

@@ -284,6 +284,7 @@ def test_it_has_the_published_layers_and_no_more(full):
         expected |= {f"embeddings.{place}.weight": (after, before), f"embeddings.{place}.bias": (after,)}
     assert shapes == expected
     assert full.num_parameters() == 72_141_184
+    assert not full.config.final_relu  # AudioSet's features are the numbers before one
 
 
 @pytest.mark.parametrize("final_relu", [False, True])
