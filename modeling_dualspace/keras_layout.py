@@ -38,7 +38,7 @@ def names_of_keras(tensors: Tensors) -> dict[str, str | None]:
         else:
             found[key] = None if re.match(r"(predictions|dense)", layer) else key
     for kind, layers in kinds.items():
-        for name, keys in zip(_as_they_stand(layers, next(iter(tensors))), layers.values(), strict=True):
+        for name, keys in zip(_as_they_stand(layers, next(iter(tensors), "")), layers.values(), strict=True):
             for key in keys:
                 part = "conv.weight" if kind == "conv" else _norm_part(key)
                 found[key] = f"{name}.{part}" if name and part else key

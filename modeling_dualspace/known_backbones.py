@@ -8,7 +8,7 @@ from typing import Any
 
 from .audio_backbones import LogMel
 from .backbones import Backbone, Modality, Steps, digest
-from .paper_networks import NETWORKS, find_converted
+from .paper_networks import NETWORKS, find_converted, recorded_settings
 from .visual_backbones import Thumbnail
 
 BUILT_IN: dict[Modality, dict[str, Callable[..., Backbone]]] = {
@@ -125,15 +125,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _settings(constants: Mapping[str, Any]) -> dict[str, Any] | None:
-    """As a network of ours was set, by what was written down; of any other only a hash was."""
-    config = constants.get("config")
-    if not isinstance(config, Mapping):
-        return None
-    prepares = {key: value for key, value in constants.get("processor", {}).items() if key != "class"}
-    return {**config, **prepares}
-
-
 def reload_backbone(
     modality: Modality, record: Mapping[str, Any], *, device: str | None = None, dtype: str | None = None
 ) -> Backbone:
@@ -148,7 +139,7 @@ def reload_backbone(
         steps=None if built_in else steps,
         device=device,
         dtype=dtype or record["constants"].get("dtype"),
-        settings=_settings(record["constants"]),
+        settings=recorded_settings(modality, record["constants"]),
     )
     if found.spec != record["spec"] or found.width != record["width"]:
         was, now = record, found.record()

@@ -5,7 +5,8 @@ converted once (`dualspace convert`); what was converted is found here by its na
 """
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,20 +75,16 @@ def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
 def with_settings(config: Any, processor: Any, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """A configuration and what prepares the input, changed as somebody wants them; unknown settings are refused."""
     name = network_of(config)
-    if name is None and settings:
-        raise ValueError(f"it has no settings of its own, so `{next(iter(settings))}` cannot be set.")
-    own = own_settings(config) if name else {}
-    prepares = {key for key in processor.to_dict() if not key.endswith("_type")}
-    prepares = set(PILLOW_TAKES) if name and NETWORKS[name].modality == "visual" else prepares
-    for key in sorted(settings.keys() - own.keys() - prepares):
-        close = difflib.get_close_matches(key, [*own, *prepares], n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"it has {', '.join(sorted([*own, *prepares]))}."
-        raise ValueError(f"there is no setting `{key}`: {hint}")
-    changed = {key: value for key, value in settings.items() if key in prepares}
+    if name is None:
+        if settings:
+            raise ValueError(f"it has no settings of its own, so `{next(iter(settings))}` cannot be set.")
+        return config, processor
+    own, prepares = own_settings(config), _prepares(name, processor)
+    _check_known(settings, own, prepares)
     try:
         if given := {key: value for key, value in settings.items() if key in own}:
             config = type(config).from_dict(config.to_dict() | given)
-        if changed:
+        if changed := {key: value for key, value in settings.items() if key in prepares}:
             # The constants of one front end mean nothing to another.
             before = {} if "front_end" in changed else processor.to_dict()
             kept = {key: value for key, value in before.items() if not key.endswith("_type")}
@@ -95,3 +92,65 @@ def with_settings(config: Any, processor: Any, settings: Mapping[str, Any]) -> t
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise ValueError(f"its settings cannot be used: {' '.join(str(error.__cause__ or error).split())}") from error
     return config, processor
+
+
+def recorded_settings(modality: Modality, constants: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As a network of ours was set, by the constants that were written down; of any other only a hash was."""
+    config = constants.get("config")
+    if not isinstance(config, Mapping):
+        return None
+    prepares = constants.get("processor", {})
+    known = PILLOW_TAKES if modality == "visual" else prepares.keys() - {"class"}
+    return {**config, **{key: prepares[key] for key in known if key in prepares}}
+
+
+def _prepares(name: str, processor: Any) -> set[str]:
+    """What may be set of what prepares the input."""
+    if NETWORKS[name].modality == "visual":
+        return set(PILLOW_TAKES)
+    return {key for key in processor.to_dict() if not key.endswith("_type")}
+
+
+_FIXED = {"channels", "hidden", "width", "pca"}
+"""Sizes of weights."""
+
+
+def _check_known(settings: Mapping[str, Any], own: Mapping[str, Any], prepares: Collection[str]) -> None:
+    for key in sorted(settings.keys() - own.keys() - set(prepares)):
+        close = difflib.get_close_matches(key, [*own, *prepares], n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"it has {', '.join(sorted([*own, *prepares]))}."
+        raise ValueError(f"there is no setting `{key}`: {hint}")
+    for key, value in settings.items():
+        if key in _FIXED and value != own.get(key) and (key, value) != ("pca", 0):  # components may be left alone
+            raise ValueError(f"`{key}` is {own.get(key)} by the size of its weights, and cannot be {value!r}.")
+        if key in prepares and key in _OF_PICTURES and not _OF_PICTURES[key](value):
+            raise ValueError(f"`{key}` cannot be {value!r}: see the preprocessor_config.json beside its weights.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    sides = {"height", "width"}, {"shortest_edge"}
+    return (
+        isinstance(value, Mapping)
+        and set(value) in sides
+        and all(type(edge) is int and edge > 0 for edge in value.values())
+    )
+
+
+def _is_color(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+
+
+_OF_PICTURES: dict[str, Callable[[Any], bool]] = {
+    **{name: lambda value: isinstance(value, bool) for name in PILLOW_TAKES if name.startswith(("do_", "default_"))},
+    "size": _is_size,
+    "crop_size": _is_size,
+    "resample": lambda value: type(value) is int and 0 <= value <= 5,
+    "rescale_factor": lambda value: _is_number(value) and value > 0,
+    "image_mean": _is_color,
+    "image_std": lambda value: _is_color(value) and all(part > 0 for part in value),
+}
+"""Whether a value makes sense, of all that `PILLOW_TAKES`."""

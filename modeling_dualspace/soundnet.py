@@ -14,7 +14,7 @@ from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .backbones import Steps
-from .closed_config import ClosedConfig
+from .closed_config import ClosedConfig, constants_of
 from .conv_norm import ConvNorm, fold, initialize
 from .feature_pca import FeaturePca, Post, check_post
 
@@ -82,7 +82,7 @@ class SoundnetFeatureExtractor(FeatureExtractionMixin):
 
     def __init__(self, **kwargs: Any):
         constants = {"sampling_rate": 22_050, "scale": 256.0, "length": 220_500, "hop": 220_500}
-        super().__init__(**constants | kwargs)
+        super().__init__(**kwargs | constants_of("SoundNet's feature extractor", constants, kwargs))
 
     @property
     def steps(self) -> Steps:

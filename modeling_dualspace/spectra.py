@@ -24,7 +24,9 @@ def hann(length: int, fft: int, *, centred: bool) -> Array:
     """Hann's window, periodic, with zeros around it or behind it until it is `fft` long; float64."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
     before = (fft - length) // 2 if centred else 0
-    return np.pad(window, (before, fft - length - before))
+    window = np.pad(window, (before, fft - length - before))
+    window.setflags(write=False)  # it is everybody's
+    return window
 
 
 def bands_of(filters: Array) -> list[Band]:

@@ -95,9 +95,9 @@ def transformers_backbone(
         tower = Tower(model, modality)
         tower.pooler_trained = not check_covered(place, tower, missing)
         weights = weights_hash(tower, missing)
-        tower.to(where, precision or torch.float32)
         if hasattr(tower.model, "for_inference"):
-            tower.model.for_inference()
+            tower.float().model.for_inference()  # what is folded in half precision is rounded twice
+        tower.to(where, precision or torch.float32)
         make = _SoundBackbone if modality == "audio" else _FrameBackbone
         backbone = make(tower, processor, config, said, fps, steps)
         backbone.name, backbone.weights, backbone.place = name, weights, place

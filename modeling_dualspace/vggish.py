@@ -6,6 +6,7 @@ its post-processing as AudioSet publishes them. Names of weights are those of th
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -19,18 +20,18 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .backbones import Array, Steps
-from .closed_config import ClosedConfig
+from .closed_config import ClosedConfig, constants_of
 from .feature_pca import FeaturePca, Post, check_post
 from .spectra import Band, bands_of, hann, in_bands, spectra
 
 FrontEnd = Literal["audioset", "librosa"]
 FRONT_ENDS: dict[str, dict[str, Any]] = {
     "audioset": {
-        "sampling_rate": 16_000, "window": 400, "fft": 512, "hop": 160, "lowest": 125.0, "highest": 7500.0,
-        "scale": "kaldi", "norm": None, "power": 1,
+        "sampling_rate": 16_000, "window_length": 400, "fft": 512, "hop": 160, "lowest": 125.0, "highest": 7500.0,
+        "scale": "kaldi", "norm": "none", "power": 1,
     },
     "librosa": {
-        "sampling_rate": 22_050, "window": 2048, "fft": 2048, "hop": 512, "lowest": 0.0, "highest": 11_025.0,
+        "sampling_rate": 22_050, "window_length": 2048, "fft": 2048, "hop": 512, "lowest": 0.0, "highest": 11_025.0,
         "scale": "slaney", "norm": "slaney", "power": 2,
     },
 }  # fmt: skip
@@ -61,13 +62,13 @@ class VggishFeatureExtractor(FeatureExtractionMixin):
 
     model_input_names: ClassVar[list[str]] = ["input_features"]
     sampling_rate: int
-    window: int
+    window_length: int
     fft: int
     hop: int
     lowest: float
     highest: float
     scale: str
-    norm: str | None
+    norm: str
     power: int
     bands: int
     frames: int
@@ -76,21 +77,22 @@ class VggishFeatureExtractor(FeatureExtractionMixin):
     def __init__(self, front_end: FrontEnd = "audioset", **kwargs: Any):
         if front_end not in FRONT_ENDS:
             raise ValueError(f"`front_end` is {' or '.join(FRONT_ENDS)}, got {front_end!r}.")
-        super().__init__(**{"front_end": front_end, "bands": BANDS, "frames": FRAMES, "offset": OFFSET} | kwargs)
-        for name, value in FRONT_ENDS[front_end].items():
-            setattr(self, name, kwargs.get(name, value))
+        defaults = {"bands": BANDS, "frames": FRAMES, "offset": OFFSET} | FRONT_ENDS[front_end]
+        constants = constants_of("VGGish's feature extractor", defaults, kwargs)
+        _check(constants)
+        super().__init__(**kwargs | {"front_end": front_end} | constants)
 
     @property
     def steps(self) -> Steps:
         """A unit is the sound under one patch; consecutive patches share what two frames share."""
-        length = (self.frames - 1) * self.hop + self.window
+        length = (self.frames - 1) * self.hop + self.window_length
         return Steps(rate=self.sampling_rate, length=length, hop=self.frames * self.hop, least=1)
 
     def log_mel(self, samples: Array) -> Array:
         """The spectrogram of one sound `(n,)`, `(frames, bands)` float64."""
-        window = hann(self.window, self.fft, centred=False)
+        window = hann(self.window_length, self.fft, centred=False)
         # A frame is a window long, and is then filled up to the transform's length.
-        padded = np.concatenate([np.asarray(samples, np.float64), np.zeros(self.fft - self.window)])
+        padded = np.concatenate([np.asarray(samples, np.float64), np.zeros(self.fft - self.window_length)])
         magnitudes = np.abs(spectra(padded, window, self.hop)) ** self.power
         filters = _filters(self.sampling_rate, self.fft, self.bands, self.lowest, self.highest, self.scale, self.norm)
         return np.log(in_bands(magnitudes, filters) + self.offset).T
@@ -110,14 +112,34 @@ class VggishFeatureExtractor(FeatureExtractionMixin):
         return BatchFeature({"input_features": patches.astype(np.float32)}, tensor_type=return_tensors)
 
 
+def _check(constants: Mapping[str, Any]) -> None:
+    """Raises where constants do not go together."""
+    rate, low, high = (constants[name] for name in ("sampling_rate", "lowest", "highest"))
+    if not low < high <= rate / 2:
+        raise ValueError(f"Bands go from `lowest` up to `highest`, half of {rate} at most: got {low:g} and {high:g}.")
+    if not 0 < constants["window_length"] <= constants["fft"]:
+        raise ValueError(f"A window of {constants['window_length']} does not fit a transform of {constants['fft']}.")
+    for name in ("hop", "power", "bands", "frames", "offset"):
+        if not constants[name]:
+            raise ValueError(f"`{name}` of VGGish's feature extractor is more than 0.")
+    for name, known in (("scale", ("kaldi", "slaney", "htk")), ("norm", ("none", "slaney"))):
+        if constants[name] not in known:
+            raise ValueError(f"`{name}` is {' or '.join(known)}, got {constants[name]!r}.")
+
+
 @functools.lru_cache(maxsize=4)
-def _filters(
-    rate: int, fft: int, bands: int, lowest: float, highest: float, scale: str, norm: str | None
-) -> list[Band]:
+def _filters(rate: int, fft: int, bands: int, lowest: float, highest: float, scale: str, norm: str) -> list[Band]:
     even = scale == "kaldi"  # in mel: its triangles are straight there, and bent in Hz
     return bands_of(
         mel_filter_bank(
-            fft // 2 + 1, bands, lowest, highest, rate, norm=norm, mel_scale=scale, triangularize_in_mel_space=even
+            fft // 2 + 1,
+            bands,
+            lowest,
+            highest,
+            rate,
+            norm=None if norm == "none" else norm,
+            mel_scale=scale,
+            triangularize_in_mel_space=even,
         )
     )
 
@@ -148,7 +170,10 @@ class VggishConfig(ClosedConfig):
     def validate_channels(self) -> None:
         """Six, and all widths positive."""
         if len(self.channels) != 6 or min([*self.channels, self.hidden, self.width]) < 1:
-            raise ValueError(f"`channels` are six positive numbers, `hidden` and `width` are positive: got {self}.")
+            raise ValueError(
+                f"`channels` are six positive numbers, `hidden` and `width` are positive: got {self.channels}, "
+                f"{self.hidden} and {self.width}."
+            )
 
     def validate_post(self) -> None:
         """Components are there where they are needed."""
