@@ -109,20 +109,16 @@ def write_network(
 
 def _check_sizes(network: str, weights: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> None:
     for name, shape in wanted.items():
-        if name not in weights:
-            raise ValueError(
-                f"The {network} of these settings has `{name}`, and the weights hold none: leave them out."
-            )
-        came = tuple(weights[name].shape)
+        came = tuple(weights[name].shape) if name in weights else None
         if came == shape:
             continue
-        if name == "pca.mean":
+        if name == "pca.mean" and came:
             raise ValueError(
                 f"The principal components are of vectors of {came[0]} numbers, and the {network} of these settings "
                 f"gives {shape[0]}: take components that were fitted to its own."
             )
         raise ValueError(
-            f"The {network} of these settings has `{name}` {tuple(shape)}, and the weights are {came}: settings that "
+            f"The {network} of these settings has `{name}` {tuple(shape)}, and the weights have {came}: settings that "
             "change its size cannot be set here."
         )
 
@@ -133,11 +129,10 @@ class _Pictures(dict):
     def to_dict(self) -> dict[str, Any]:
         return dict(self)
 
-    def __init__(self, *content: Any, **settings: Any):
-        super().__init__(*content, **settings)
-
     def save_pretrained(self, folder: Path) -> None:
-        text = json.dumps(self, indent=2, sort_keys=True) + "\n"
+        # Whoever changes settings leaves out which class they are of.
+        content = {"image_processor_type": PICTURES["image_processor_type"], **self}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ SETTINGS = {
 }
 # Processors that exist for torchvision alone and do nothing beyond resizing, cropping, rescaling and normalising, all
 # of them bilinear by default: Pillow does the same.
-PLAIN = {"DINOv3ViTImageProcessor", "PeVideoVideoProcessor", "VideoMAEVideoProcessor", "VJEPA2VideoProcessor"}
+PLAIN = {
+    "DINOv3ViTImageProcessor", "PeVideoVideoProcessor", "TimmWrapperImageProcessor", "VideoMAEVideoProcessor",
+    "VJEPA2VideoProcessor",
+}  # fmt: skip
 PILLOW_TAKES = (
     "do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "do_rescale",
     "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb",
@@ -51,11 +55,36 @@ def settings_of(place: Place, modality: str) -> dict[str, Any]:
         # In a repository of both modalities, preprocessor_config.json is the feature extractor's.
         if settings and ("sampling_rate" in settings) == (modality == "audio"):
             return settings
+    if modality == "visual" and (settings := _settings_of_timm(place)):
+        return settings
     files = " or ".join(dict.fromkeys(name for name, _ in SETTINGS[modality]))
     raise ValueError(
         f"`{place.source}` does not say how to prepare {SEES[modality]}: save its processor beside the model, which "
         f"writes {files}."
     )
+
+
+def _settings_of_timm(place: Place) -> dict[str, Any] | None:
+    """As a repository of timm has it, in its configuration: resized to a little more, and cut to the middle."""
+    found = cached_file(place.path, "config.json", _raise_exceptions_for_missing_entries=False, **place.at)
+    told = json.loads(Path(found).read_text(encoding="utf-8")).get("pretrained_cfg") if found else None
+    filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+    if not told or told.get("crop_mode", "center") != "center" or told.get("interpolation") not in filters:
+        return None
+    _, height, width = told["input_size"]
+    return {
+        "image_processor_type": "TimmWrapperImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": math.floor(min(height, width) / told.get("crop_pct", 0.875))},
+        "resample": filters[told["interpolation"]],
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(told["mean"]),
+        "image_std": list(told["std"]),
+    }
 
 
 def sound_processor(place: Place) -> tuple[Any, dict[str, Any]]:

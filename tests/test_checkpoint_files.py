@@ -196,6 +196,7 @@ def test_text_and_noise_are_refused(tmp_path, refused, suffix):
         assert "download it again" in refused(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", SUFFIXES[:-1])
 def test_no_damage_ends_in_anything_but_a_sentence(tmp_path, whole, suffix):
     content, random = bytearray((whole / f"net{suffix}").read_bytes()), np.random.default_rng(0)

@@ -24,7 +24,7 @@ RINGS = [
         "checkpoints", "clip_folder", "clip_table", "clips", "console", "conv_norm", "conversion", "data_card",
         "extracted_set", "extraction_plan", "extraction_recipe", "extraction_shards", "feature_builder",
         "feature_checks", "feature_dataset", "feature_parts", "feature_pca", "feature_schema", "feature_sources",
-        "figure_style", "figures", "files", "film_reader", "i3d", "inception", "known_backbones",
+        "figure_style", "figures", "files", "film_reader", "i3d", "inception", "keras_layout", "known_backbones",
         "legacy_prefix_average", "media", "media_inputs", "media_tracks", "metric_space", "model_card", "optimizers",
         "paper_networks", "pooling", "processing_dualspace", "recipe", "recipe_files", "release_checks",
         "release_plan", "release_secrets", "resources", "results", "retrieval_map", "retrieval_scores", "run_folder",

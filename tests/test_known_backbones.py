@@ -99,7 +99,8 @@ def test_a_network_is_loaded_by_its_source_and_commit_and_cut_as_it_was(asked):
     ((arguments, settings),) = asked
     assert arguments == ("visual", "me/any-model")
     assert settings == {
-        "revision": "0123abcd", "fps": None, "steps": thumbnail.steps, "device": "cpu", "dtype": "bfloat16", "settings": None,
+        "revision": "0123abcd", "fps": None, "steps": thumbnail.steps, "device": "cpu", "dtype": "bfloat16",
+        "settings": None,
     }  # fmt: skip
 
 

@@ -61,6 +61,7 @@ TRAVELS = {
     "vggish.py",
     "visual_backbones.py",
 }
+OF_BOTH = {"closed_config.py", "keeps_float32.py"}  # the model needs them too
 # Means of a few vectors of float32, in float64, and rounded once: levels of 100 dB have steps of 8e-6.
 CLOSE = 2e-5
 FILM_SECONDS, FPS, RATE = 3.5, 12, 16_000
@@ -523,7 +524,8 @@ def test_a_backbone_of_the_other_modality_is_a_sentence():
     refused(lambda: DualSubspaceProcessor(visual=LogMel()), "logmel makes audio features, not visual ones")
     refused(lambda: DualSubspaceProcessor(audio="thumbnail"), "`thumbnail` makes visual features, not audio ones")
     with pytest.raises(
-        ValueError, match=r"^The audio backbone 'logmels' cannot be loaded .built in: logmel; did you mean logmel..: "
+        ValueError,
+        match=r"^The audio backbone 'logmels' cannot be loaded .built in: logmel, .*; did you mean logmel..: ",
     ):
         DualSubspaceProcessor(audio="logmels")
 
@@ -922,7 +924,7 @@ def test_a_run_saves_the_processor_of_its_data_beside_its_model(
     for folder in models:
         saved = files_of(folder).keys()
         if where in ("other", "nowhere"):
-            assert "processor_config.json" not in saved and not TRAVELS & saved
+            assert "processor_config.json" not in saved and not (TRAVELS - OF_BOTH) & saved
             continue
         assert TRAVELS < saved
         found = AutoProcessor.from_pretrained(folder)

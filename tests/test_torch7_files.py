@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from modeling_dualspace.checkpoint_files import read_checkpoint
 from modeling_dualspace.checkpoint_layouts import fit
+from modeling_dualspace.conversion import convert
 from modeling_dualspace.soundnet import SoundnetConfig, SoundnetModel
 from modeling_dualspace.torch7_files import read_torch7
 
@@ -433,6 +434,14 @@ def test_it_hears_what_the_authors_network_hears(soundnet8, fitted):
     model.load_state_dict(fitted.weights, assign=True)
     close = {"rtol": 0, "atol": 1e-5 * maps.abs().max().item()}
     torch.testing.assert_close(model(sound).pooler_output.double(), maps.mean((2, 3)), **close)
+
+
+def test_the_authors_file_is_converted_in_one_command(soundnet8, fitted, tmp_path):
+    found = convert("soundnet", soundnet8[0], tmp_path / "out")
+    assert found["layout"] == "SoundNet (Torch7)" and found["width"] == 1024 and found["left_out"] == []
+    weights = SoundnetModel.from_pretrained(tmp_path / "out").state_dict()
+    assert weights.keys() == fitted.weights.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in fitted.weights.items())
 
 
 def test_the_small_soundnet_is_refused_by_name(saved):

@@ -7,6 +7,7 @@ installed: a stand-in of the same shape takes its place, inside the real classes
 
 import json
 import logging
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,8 @@ from transformers.models.timm_wrapper import modeling_timm_wrapper as timm_wrapp
 
 from modeling_dualspace.backbones import Steps
 from modeling_dualspace.transformers_backbones import transformers_backbone
+from modeling_dualspace.transformers_models import Place
+from modeling_dualspace.transformers_processors import frame_processor
 
 # float32 keeps 24 bits (6e-8), and these networks sum a few hundred products around 1 in each of their few layers:
 # another order of summing leaves 1e-6 in most, and 7e-6 behind the many convolutions of PE-AV's codec. 2e-5 is above
@@ -844,3 +847,20 @@ def test_an_id_of_the_hub_is_loaded_at_one_commit(online, folder_of, backbone_of
     refused("`me/pickled` has no model.safetensors, and pickled weights are never read", "visual", "me/pickled")
     refused("is neither a folder nor a model on the Hub", "visual", "me/other")
     refused("has no revision 'v7' on the Hub", "visual", "me/tiny", revision="v7")
+
+
+def test_a_repository_of_timm_says_in_its_configuration_how_frames_are_prepared(tmp_path):
+    told = {"input_size": [3, 299, 299], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+            "mean": [0.5] * 3, "std": [0.25] * 3}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "inception_v3", "pretrained_cfg": told}))
+    place = Place(str(tmp_path), str(tmp_path))
+    processor, settings = frame_processor(place)
+    frame = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    found = processor([frame], return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
+    image = Image.fromarray(frame).resize((math.floor(600 * 341 / 400), 341), Image.Resampling.BICUBIC)
+    top, left = (341 - 299) // 2, (image.width - 299) // 2
+    middle = np.asarray(image)[top : top + 299, left : left + 299].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(found, (middle - 0.5) / 0.25, atol=1e-5)
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": told | {"crop_mode": "squash"}}))
+    with pytest.raises(ValueError, match="does not say how to prepare pictures"):
+        frame_processor(place)
