@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .backbones import Backbone
 from .checkpoint_files import Tensors, read_checkpoint
 from .checkpoint_layouts import Fitted, fit
 from .files import CARD, atomic_folder, check_folder, one_line
@@ -65,15 +66,20 @@ def convert(
     with atomic_folder(folder, overwrite=overwrite) as temporary:
         write_network(network, fitted.weights, fitted.settings, fitted.layout.pictures, settings or {}, temporary)
         (temporary / CARD).write_text(_card(network, file, components, fitted), encoding="utf-8")
-        try:
-            backbone = load_backbone(NETWORKS[network].modality, str(temporary), device="cpu")
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(temporary), str(folder))) from None
+        backbone = _tried(network, temporary, folder)
     return {
         "network": network, "layout": fitted.layout.title, "tensors": len(fitted.weights),
         "left_out": fitted.left_out, "out": str(folder), "spec": backbone.spec, "width": backbone.width,
         "named": out is None,
     }  # fmt: skip
+
+
+def _tried(network: str, temporary: Path, folder: Path) -> Backbone:
+    """As it will be used; before it is in its place, so that a folder which cannot be used never is."""
+    try:
+        return load_backbone(NETWORKS[network].modality, str(temporary), device="cpu")
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(temporary), str(folder))) from None
 
 
 def write_network(

@@ -83,5 +83,5 @@ def check_post(post: Post, components: int) -> None:
     if post != "none" and not components:
         raise ValueError(
             f"`post` is {post!r}, which needs principal components, and these weights have none (`pca` is 0): convert "
-            "the checkpoint again with --pca, or have them fitted (`components` in an extraction's recipe)."
+            "the checkpoint again with --components, or have them fitted (`components` in an extraction's recipe)."
         )

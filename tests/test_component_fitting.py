@@ -26,7 +26,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 from transformers import AutoProcessor
 
-from modeling_dualspace import component_fitting, film_reader, transformers_backbones
+from modeling_dualspace import component_fitting, extraction_plan, film_reader, transformers_backbones
 from modeling_dualspace.cli import main
 from modeling_dualspace.clips import Clip
 from modeling_dualspace.component_fitting import training_clips
@@ -54,6 +54,12 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes o
 
 
 # Networks and films.
+
+
+@pytest.fixture(autouse=True)
+def _few_shards(monkeypatch):
+    """Of three films each, which are sooner written."""
+    monkeypatch.setattr(extraction_plan, "SHARDS", 4)
 
 
 def saved(folder: Path, name: str, **own) -> Path:

@@ -297,6 +297,7 @@ def test_settings_that_cannot_be_are_refused(checkpoint, refused, settings, sent
 def test_what_is_there_is_overwritten_on_demand_alone(checkpoint, weights, refused, tmp_path):
     first = convert("vggish", checkpoint)
     assert "exists already and is not empty" in refused("vggish", checkpoint)
+    assert "exists already and is not empty" in refused("vggish", tmp_path / "missing.pth")  # before anything is read
     torch.save({name: tensor + 1 for name, tensor in weights.items()}, checkpoint)
     assert convert("vggish", checkpoint, overwrite=True)["spec"] != first["spec"]
     (Path(first["out"]) / "notes.txt").write_text("mine")
