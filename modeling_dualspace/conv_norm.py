@@ -14,20 +14,18 @@ class ConvNorm(nn.Module):
     Args:
         conv: the convolution, of one, two or three dimensions.
         eps: of the batch norm.
-        relu: whether one follows.
     """
 
-    def __init__(self, conv: Any, eps: float, *, relu: bool = True):
+    def __init__(self, conv: Any, eps: float):
         super().__init__()
         norms = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
         self.conv = conv
         self.bn: nn.Module = norms[type(conv)](conv.out_channels, eps=eps)
-        self.relu = relu
 
     def forward(self, rows: Tensor) -> Tensor:
         """`(n, channels, ...)` to `(n, channels of the convolution, ...)`."""
         rows = self.bn(self.conv(rows))
-        return rows.relu_() if self.relu and not torch.is_grad_enabled() else rows.relu() if self.relu else rows
+        return rows.relu() if torch.is_grad_enabled() else rows.relu_()
 
 
 @torch.no_grad()
@@ -41,7 +39,7 @@ def fold(model: nn.Module) -> None:
 @torch.no_grad()
 def initialize(module: nn.Module) -> None:
     """Random weights that keep the size of what goes through, where a checkpoint has none."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             init.zeros_(module.bias)

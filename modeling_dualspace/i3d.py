@@ -11,12 +11,10 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .closed_config import ClosedConfig
-from .conv_norm import ConvNorm, fold, initialize
-from .feature_pca import FeaturePca, Post, check_post
+from .conv_norm import ConvNorm
+from .feature_network import FeatureNetwork, FeatureNetworkConfig
 
 WIDTH, EPS = 1024, 0.001
 LEAST_FRAMES, LEAST_EDGE = 9, 193  # of which the last map has 2 and 7, what the last pooling takes
@@ -72,7 +70,7 @@ def pool(maps: Tensor, kernel: Sizes, stride: Sizes) -> Tensor:
 
 
 @strict
-class I3dConfig(ClosedConfig):
+class I3dConfig(FeatureNetworkConfig):
     """What there is to choose about the network.
 
     Args:
@@ -84,17 +82,11 @@ class I3dConfig(ClosedConfig):
     model_type = "dualspace_i3d"
 
     num_frames: int = 64
-    pca: int = 0
-    post: Post = "none"
 
     def validate_num_frames(self) -> None:
         """Enough for one step in time."""
         if self.num_frames < LEAST_FRAMES:
             raise ValueError(f"I3D takes {LEAST_FRAMES} frames or more: got `num_frames` {self.num_frames}.")
-
-    def validate_post(self) -> None:
-        """Components are there where they are needed."""
-        check_post(self.post, self.pca)
 
 
 def _conv(before: int, channels: int, kernel: int, *, stride: int = 1) -> ConvNorm:
@@ -121,7 +113,7 @@ class I3dBlock(nn.Module):
         return torch.cat(made, dim=1)
 
 
-class I3dModel(PreTrainedModel):
+class I3dModel(FeatureNetwork):
     """Videos to vectors: the mean of what the published network hands to its classifier.
 
     Example:
@@ -149,16 +141,12 @@ class I3dModel(PreTrainedModel):
             block = I3dBlock(width, of_paths)
             self.add_module(name, block)
             width = block.width
-        if config.pca:
-            self.pca = FeaturePca(WIDTH, config.pca)
+        self.add_components(WIDTH)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        module.reset() if isinstance(module, FeaturePca) else initialize(module)
-
     def for_inference(self) -> None:
-        """The same function, sooner; weights are then no longer those of a checkpoint."""
-        fold(self)
+        """Folded, and with channels last, as a CPU is faster."""
+        super().for_inference()
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-arg]
 
     def forward(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -183,5 +171,4 @@ class I3dModel(PreTrainedModel):
             maps = self.get_submodule(name)(maps)
         # In float32 at any precision of the network: processors average no volume in less.
         vectors = F.avg_pool3d(maps.float(), (2, 7, 7), 1).mean(dim=(2, 3, 4))
-        pooled = vectors if self.config.post == "none" else self.pca(vectors, self.config.post)
-        return BaseModelOutputWithPooling(last_hidden_state=maps, pooler_output=pooled)
+        return self.output(vectors, maps)

@@ -11,12 +11,10 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .closed_config import ClosedConfig
-from .conv_norm import ConvNorm, fold, initialize
-from .feature_pca import FeaturePca, Post, check_post
+from .conv_norm import ConvNorm
+from .feature_network import FeatureNetwork, FeatureNetworkConfig
 
 WIDTH, EPS = 2048, 0.001
 Kernel = int | tuple[int, int]
@@ -95,7 +93,7 @@ def layers(path: Branch) -> list[Layer]:
 
 
 @strict
-class InceptionConfig(ClosedConfig):
+class InceptionConfig(FeatureNetworkConfig):
     """What there is to choose about the network.
 
     Args:
@@ -111,12 +109,6 @@ class InceptionConfig(ClosedConfig):
 
     pool_counts_padding: bool = True
     last_pool: Literal["average", "max"] = "average"
-    pca: int = 0
-    post: Post = "none"
-
-    def validate_post(self) -> None:
-        """Components are there where they are needed."""
-        check_post(self.post, self.pca)
 
 
 def _conv(before: int, layer: Layer, *, stride: int, padded: bool) -> ConvNorm:
@@ -162,7 +154,7 @@ class InceptionBlock(nn.Module):
         return maps
 
 
-class InceptionModel(PreTrainedModel):
+class InceptionModel(FeatureNetwork):
     """Pictures to vectors: the mean over the last map of 2,048 channels, after its ReLU.
 
     Example:
@@ -178,7 +170,6 @@ class InceptionModel(PreTrainedModel):
     config_class = InceptionConfig
     base_model_prefix = "inception"
     main_input_name = "pixel_values"
-    _keep_in_fp32_modules_strict = {"pca"}
 
     def __init__(self, config: InceptionConfig):
         super().__init__(config)
@@ -195,16 +186,12 @@ class InceptionModel(PreTrainedModel):
             )
             self.add_module(name, block)
             width = block.width
-        if config.pca:
-            self.pca = FeaturePca(WIDTH, config.pca, rounds=True)
+        self.add_components(WIDTH, rounds=True)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        module.reset() if isinstance(module, FeaturePca) else initialize(module)
-
     def for_inference(self) -> None:
-        """The same function, sooner; weights are then no longer those of a checkpoint."""
-        fold(self)
+        """Folded, and with channels last, as a CPU is faster."""
+        super().for_inference()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -220,6 +207,5 @@ class InceptionModel(PreTrainedModel):
             maps = F.max_pool2d(maps, 3, 2)
         for name in BLOCKS:
             maps = self.get_submodule(name)(maps)
-        vectors = maps.mean(dim=(2, 3))
-        pooled = vectors if self.config.post == "none" else self.pca(vectors, self.config.post)
-        return BaseModelOutputWithPooling(last_hidden_state=maps, pooler_output=pooled)
+        vectors = maps.float().mean(dim=(2, 3))
+        return self.output(vectors, maps)

@@ -10,13 +10,12 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
+from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .backbones import Steps
-from .closed_config import ClosedConfig, constants_of
-from .conv_norm import ConvNorm, fold, initialize
-from .feature_pca import FeaturePca, Post, check_post
+from .conv_norm import ConvNorm
+from .feature_network import FeatureNetwork, FeatureNetworkConfig, constants_of, one_sound
 
 Layer = Literal[
     "conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "conv6", "conv7", "objects", "scenes"
@@ -93,17 +92,13 @@ class SoundnetFeatureExtractor(FeatureExtractionMixin):
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
         """`input_values` `(1, n)`, float32, of one sound `(n,)` within -1 and 1."""
-        samples = np.asarray(raw_speech, np.float32)
-        if samples.ndim != 1 or not len(samples):
-            raise ValueError(f"Expected the samples of one sound in one row, got {samples.shape}: pass one at a time.")
-        if sampling_rate not in (None, self.sampling_rate):
-            raise ValueError(f"SoundNet hears {self.sampling_rate} samples a second, got {sampling_rate}: resample it.")
-        values = samples[None] * self.scale
+        samples = one_sound(raw_speech, sampling_rate, self.sampling_rate, "SoundNet")
+        values = samples[None].astype(np.float32) * np.float32(self.scale)
         return BatchFeature({"input_values": values}, tensor_type=return_tensors)
 
 
 @strict
-class SoundnetConfig(ClosedConfig):
+class SoundnetConfig(FeatureNetworkConfig):
     """What there is to choose about the network.
 
     Args:
@@ -117,15 +112,9 @@ class SoundnetConfig(ClosedConfig):
     model_type = "dualspace_soundnet"
 
     layer: Layer = "conv7"
-    pca: int = 0
-    post: Post = "none"
-
-    def validate_post(self) -> None:
-        """Components are there where they are needed."""
-        check_post(self.post, self.pca)
 
 
-class SoundnetModel(PreTrainedModel):
+class SoundnetModel(FeatureNetwork):
     """Samples to vectors: the mean over time of one layer, beyond which nothing is computed.
 
     All layers are held, so that a checkpoint has a place for every weight, and any layer may be chosen while loading.
@@ -152,16 +141,8 @@ class SoundnetModel(PreTrainedModel):
             conv = nn.Conv1d(before, channels, kernel, stride, padding)
             self.add_module(name, conv if name in HEADS else ConvNorm(conv, EPS))
             before = before if name in HEADS else channels
-        if config.pca:
-            self.pca = FeaturePca(LAYERS[config.layer][0], config.pca)
+        self.add_components(LAYERS[config.layer][0])
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        module.reset() if isinstance(module, FeaturePca) else initialize(module)
-
-    def for_inference(self) -> None:
-        """The same function, sooner; weights are then no longer those of a checkpoint."""
-        fold(self)
 
     def forward(self, input_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The vectors of sounds `(n, samples)`: `pooler_output` `(n, d)`, and the layer `(n, frames, channels)`.
@@ -182,6 +163,5 @@ class SoundnetModel(PreTrainedModel):
             _, kernel, stride, _ = LAYERS[name]
             pools = name.startswith("pool")
             maps = F.max_pool1d(maps, kernel, stride) if pools else self.get_submodule(name)(maps)
-        vectors = maps.mean(dim=2)
-        pooled = vectors if self.config.post == "none" else self.pca(vectors, self.config.post)
-        return BaseModelOutputWithPooling(last_hidden_state=maps.transpose(1, 2), pooler_output=pooled)
+        vectors = maps.float().mean(dim=2)
+        return self.output(vectors, maps.transpose(1, 2))

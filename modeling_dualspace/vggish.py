@@ -11,17 +11,14 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import BatchFeature, FeatureExtractionMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .backbones import Array, Steps
-from .closed_config import ClosedConfig, constants_of
-from .feature_pca import FeaturePca, Post, check_post
+from .feature_network import FeatureNetwork, FeatureNetworkConfig, constants_of, one_sound
 from .spectra import Band, bands_of, hann, in_bands, spectra
 
 FrontEnd = Literal["audioset", "librosa"]
@@ -101,11 +98,7 @@ class VggishFeatureExtractor(FeatureExtractionMixin):
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
         """`input_features` `(patches, 96, 64)`, float32, of one sound `(n,)` within -1 and 1."""
-        samples = np.asarray(raw_speech, np.float64)
-        if samples.ndim != 1 or not len(samples):
-            raise ValueError(f"Expected the samples of one sound in one row, got {samples.shape}: pass one at a time.")
-        if sampling_rate not in (None, self.sampling_rate):
-            raise ValueError(f"VGGish hears {self.sampling_rate} samples a second, got {sampling_rate}: resample it.")
+        samples = one_sound(raw_speech, sampling_rate, self.sampling_rate, "VGGish")
         samples = np.pad(samples, (0, max(0, self.steps.length - len(samples))))
         frames = self.log_mel(samples)
         patches = frames[: len(frames) // self.frames * self.frames].reshape(-1, self.frames, self.bands)
@@ -145,7 +138,7 @@ def _filters(rate: int, fft: int, bands: int, lowest: float, highest: float, sca
 
 
 @strict
-class VggishConfig(ClosedConfig):
+class VggishConfig(FeatureNetworkConfig):
     """What there is to choose about the network.
 
     Args:
@@ -164,8 +157,6 @@ class VggishConfig(ClosedConfig):
     hidden: int = 4096
     width: int = 128
     final_relu: bool = False
-    pca: int = 0
-    post: Post = "none"
 
     def validate_channels(self) -> None:
         """Six, and all widths positive."""
@@ -175,16 +166,13 @@ class VggishConfig(ClosedConfig):
                 f"{self.hidden} and {self.width}."
             )
 
-    def validate_post(self) -> None:
-        """Components are there where they are needed."""
-        check_post(self.post, self.pca)
 
-
-class VggishModel(PreTrainedModel):
+class VggishModel(FeatureNetwork):
     """Patches of a log-mel spectrogram to vectors.
 
     Example:
         ```python
+        >>> import torch
         >>> tiny = VggishConfig(channels=[2] * 6, hidden=8)
         >>> VggishModel(tiny)(torch.zeros(3, 96, 64)).pooler_output.shape
         torch.Size([3, 128])
@@ -195,7 +183,6 @@ class VggishModel(PreTrainedModel):
     config_class = VggishConfig
     base_model_prefix = "vggish"
     main_input_name = "input_features"
-    _keep_in_fp32_modules_strict = {"pca"}
 
     def __init__(self, config: VggishConfig):
         super().__init__(config)
@@ -211,17 +198,8 @@ class VggishModel(PreTrainedModel):
         for wide, narrow in zip(widths, widths[1:], strict=False):
             dense += [nn.Linear(wide, narrow), nn.ReLU()]
         self.embeddings = nn.Sequential(*dense[:-1])
-        if config.pca:
-            self.pca = FeaturePca(config.width, config.pca)
+        self.add_components(config.width)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias)  # type: ignore[arg-type]
-        elif isinstance(module, FeaturePca):
-            module.reset()
 
     def forward(self, input_features: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The vectors of patches `(n, 96, 64)`: `pooler_output` `(n, d)`, and as the network gives them."""
@@ -234,5 +212,4 @@ class VggishModel(PreTrainedModel):
         vectors = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))  # time, band, channel: as TensorFlow has them
         if self.config.final_relu:
             vectors = vectors.relu()
-        pooled = vectors if self.config.post == "none" else self.pca(vectors, self.config.post)
-        return BaseModelOutputWithPooling(last_hidden_state=vectors[:, None], pooler_output=pooled)
+        return self.output(vectors, vectors[:, None])

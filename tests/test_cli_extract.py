@@ -439,13 +439,23 @@ def test_a_network_that_was_not_converted_is_said_with_the_command_that_does(
     )
 
 
-def test_a_recipe_with_components_goes_the_whole_way(run, by_name, films, tmp_path):
-    by_name("vggish")
-    (tmp_path / "mine.yaml").write_text("audio: {source: vggish, components: 2}\n")
-    code, printed, said = run("extract", films, "--recipe", "mine.yaml", "--out", "out")
+def test_the_recipe_of_the_paper_goes_the_whole_way_and_its_components_are_fitted(
+    run, by_name, checkpoint, films, tmp_path
+):
+    by_name("inception")
+    random = np.random.default_rng(0)
+    np.savez("pca.npz", pca_eigen_vectors=0.1 * random.normal(size=(5, 128)), pca_means=random.normal(size=128))
+    assert run("convert", "vggish", checkpoint("vggish"), "--components", "pca.npz", "--out", "mine")[0] == 0
+    small = ["visual.components=2", "visual.settings.size={height: 75, width: 75}"]
+    code, printed, said = run("extract", films, "--recipe", "extract_vegas", *small, "--audio", "mine", "--out", "out")
     assert (code, said) == (0, "")
-    assert f"vggish with its components is {tmp_path}/out-vggish: keep it, a processor looks there.\n" in printed
-    assert {len(row["audio_features"]) for row in rows("out").values()} == {2}
+    assert f"inception with its components is {tmp_path}/out-inception: keep it, a processor looks there.\n" in printed
+    found = rows("out")
+    for modality, width in (("audio", 5), ("visual", 2)):
+        vectors = np.array([row[f"{modality}_features"] for row in found.values()])
+        assert vectors.shape == (4, width) and np.abs(vectors).max() <= 0.5  # dequantised
+    processor = DualSubspaceProcessor.from_pretrained("out")
+    assert [processor.backbone(name).constants["config"]["post"] for name in ("audio", "visual")] == ["dequantised"] * 2
 
 
 @pytest.mark.slow  # VGGish as it is published is 288 MB

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoModel, AutoProcessor
 
 from modeling_dualspace import component_fitting, extraction_plan, film_reader, transformers_backbones
 from modeling_dualspace.cli import main
@@ -367,6 +367,21 @@ def test_the_front_end_of_the_paper_is_kept_with_the_components_and_nothing_is_p
     assert found["clips"] == 12 and capfd.readouterr() == ("", "")
     again = VggishFeatureExtractor.from_pretrained(beside(out))
     assert (again.front_end, again.sampling_rate) == ("librosa", 22_050)
+
+
+def test_a_network_of_half_precision_has_components_of_what_it_makes_then_and_they_are_not_halved(
+    films, vggish, made, tmp_path
+):
+    out = tmp_path / "out"
+    make(films, out, audio=BackboneSettings(str(vggish), components=3), dtype="bfloat16")
+    weight, _ = pca_of(beside(out))
+    largest = np.abs(weight).max()
+    # bfloat16 keeps 8 bits: vectors are off by 4e-3 of themselves, and directions by that over the gaps, 3e-2.
+    assert (
+        weight.dtype == np.float32 and 1e-5 * largest < np.abs(weight - pca_of(beside(made))[0]).max() < 0.3 * largest
+    )
+    again = DualSubspaceProcessor.from_pretrained(out).backbone("audio")
+    assert again.constants["dtype"] == "bfloat16" and again.tower.model.pca.weight.dtype == torch.float32
 
 
 # Which films.
@@ -772,6 +787,7 @@ print(json.dumps([type(model).__name__, made.tolist(), found["audio_features"][0
 """
 
 
+@pytest.mark.slow  # five seconds; that a fresh process knows the networks is tested with them
 def test_a_fresh_process_loads_the_network_and_the_processor(made, films, vggish, root, tmp_path):
     inputs = torch.cat(patches(NAMES[3]))
     np.save(tmp_path / "patches.npy", inputs.numpy())
@@ -809,8 +825,13 @@ def test_who_stops_the_fit_by_the_function_is_told_by_which_signal(films, vggish
     assert stopped.value.signal == signal.SIGTERM and not list(tmp_path.iterdir())
 
 
-def test_the_forms_are_those_of_the_module_that_applies_them(made, vggish):
+def test_the_forms_are_those_of_the_model_that_transformers_loads(made, vggish):
     vectors = heard(vggish, TRAIN[:2])
+    with torch.no_grad():
+        inputs = torch.cat([patch for name in TRAIN[:2] for patch in patches(name)])
+        found = AutoModel.from_pretrained(beside(made)).eval()(inputs).pooler_output.numpy()
+    expected, off = transformed(beside(made), vectors, "dequantised")
+    assert (np.abs(found - expected) <= off).all()
     pca = FeaturePca(12, 3)
     weight, mean = pca_of(beside(made))
     pca.load_state_dict({"weight": torch.from_numpy(weight), "mean": torch.from_numpy(mean)})

@@ -12,9 +12,9 @@ KINDS = [(dimensions, bias) for dimensions in (1, 2, 3) for bias in (False, True
 EPS = 0.001
 
 
-def layer(dimensions: int, *, bias: bool, relu: bool = True, before: int = 3, after: int = 5) -> ConvNorm:
+def layer(dimensions: int, *, bias: bool, before: int = 3, after: int = 5) -> ConvNorm:
     """In float64 and eval mode, with a norm that does something; one variance is less than eps."""
-    made = ConvNorm(CONVOLUTIONS[dimensions](before, after, 3, 2, 1, bias=bias), EPS, relu=relu).double().eval()
+    made = ConvNorm(CONVOLUTIONS[dimensions](before, after, 3, 2, 1, bias=bias), EPS).double().eval()
     with torch.no_grad():
         made.bn.weight.uniform_(-1.5, 1.5)
         made.bn.bias.normal_()
@@ -43,23 +43,21 @@ def by_formula(made: ConvNorm, rows: torch.Tensor) -> torch.Tensor:
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
 
-@pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(("dimensions", "bias"), KINDS)
-def test_it_is_a_convolution_a_batch_norm_and_a_relu(dimensions, bias, relu):
-    made, rows = layer(dimensions, bias=bias, relu=relu), maps(dimensions)
+def test_it_is_a_convolution_a_batch_norm_and_a_relu(dimensions, bias):
+    made, rows = layer(dimensions, bias=bias), maps(dimensions)
     assert type(made.bn) is NORMS[dimensions]
     expected = by_formula(made, rows)
     assert expected.min() < 0
-    expected = expected.clamp(min=0) if relu else expected
+    expected = expected.clamp(min=0)
     torch.testing.assert_close(made(rows), expected, **CLOSE)
     with torch.no_grad():
         torch.testing.assert_close(made(rows), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(("dimensions", "bias"), KINDS)
-def test_folding_changes_nothing_beyond_rounding(dimensions, bias, relu):
-    made, rows = layer(dimensions, bias=bias, relu=relu), maps(dimensions)
+def test_folding_changes_nothing_beyond_rounding(dimensions, bias):
+    made, rows = layer(dimensions, bias=bias), maps(dimensions)
     with torch.no_grad():
         expected = made(rows)
         fold(made)

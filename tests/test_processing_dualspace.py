@@ -40,6 +40,7 @@ TRAVELS = {
     "backbones.py",
     "closed_config.py",
     "conv_norm.py",
+    "feature_network.py",
     "feature_pca.py",
     "i3d.py",
     "inception.py",
