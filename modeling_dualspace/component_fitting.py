@@ -2,50 +2,55 @@ r"""Principal components of a network's vectors, fitted in one pass to training 
 
 $$S = V \Lambda V', \qquad W = (\Lambda_k + 10^{-4} I)^{-1/2} V_k'$$
 
-as YouTube-8M whitens its own. The mean and S are streamed in float64; nothing but a batch of frames is held.
+as YouTube-8M whitens its own. The mean and S are streamed in float64; nothing but a shard of frames is held.
 """
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .backbones import Backbone
+from .backbones import Array, Backbone
 from .clips import Clip
 from .console import Stop, StoppedError
 from .conversion import ROUGHLY_NONE, write_network
 from .distributed import agreed, from_first, process_index, world_size
-from .extraction_plan import Settings, plan
+from .extracted_set import work_folder
+from .extraction_plan import Settings, Shard, plan
+from .extraction_shards import Row, await_shards, is_whole, read_shard, write_shard
 from .feature_pca import Post
-from .files import CARD, atomic_folder, check_folder, short_digest, write_json
-from .film_reader import reading
+from .files import CARD, MANIFEST, atomic_folder, check_folder, read_manifest, short_digest, write_json
+from .film_reader import Reading, reading
 from .pair_moments import PairMoments
 from .paper_networks import NETWORKS, network_of
-from .pooling import Batch
+from .pooling import Batch, Owner, embedded
 from .transformers_backbones import transformers_backbone
 from .transformers_models import quiet
 
 COMPONENTS = "components.json"
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How films are read for it.
+    """The extraction that it is done for.
 
     Args:
-        settings: of the extraction: limits and batch size.
+        out: its data set; the network is saved beside it, and vectors wait in its folder of shards.
+        settings: its limits and batch size.
         workers: films read at once.
         stop: asked between units.
-        overwrite: replace a network that was saved before with components of other clips.
+        overwrite: whether the data set may be replaced.
         progress: show a bar on stderr.
     """
 
+    out: Path
     settings: Settings
     workers: int
     stop: Stop
@@ -54,36 +59,33 @@ class Fitting:
 
 
 def with_components(
-    backbone: Backbone,
-    components: int,
-    clips: Sequence[Clip],
-    folder: Path,
-    fitting: Fitting,
-    post: Post = "dequantised",
+    backbone: Backbone, components: int, clips: Sequence[Clip], fitting: Fitting, post: Post = "dequantised"
 ) -> Backbone:
     """The network with components of its own vectors of these clips; loaded where they were fitted to the same before.
+
+    Each process writes the vectors of its shards of films, which are kept if it is stopped; the first then fits all of
+    them, in one order, whoever wrote them. The network is called after what it was fitted to, and never replaced: what
+    was made with another one keeps it.
 
     Args:
         backbone: one of our networks, without components.
         components: how many.
         clips: of the training split.
-        folder: where the network is saved with them.
-        fitting: how films are read.
+        fitting: how films are read, and where it goes.
         post: what becomes of the components; the network is saved with the form of the paper, whichever is asked for.
     """
     name = agreed(lambda: _check(backbone, components, clips, post))
     settings = replace(fitting.settings, audio="", visual=backbone.spec, window=None, hop=None)
     shards = from_first(lambda: plan(clips, settings))
     key = short_digest([str(components).encode(), *(shard.key.encode() for shard in shards)])
-    if from_first(lambda: _key(folder)) != key:
-        from_first(lambda: check_folder(folder.resolve(), fitting.overwrite))  # before the work, not after it
-        films = [film for shard in shards[process_index() :: world_size()] for film in shard.films]
-        moments = agreed(lambda: _moments(backbone, films, settings, fitting)).all_reduce()
-        weight, mean, share = agreed(lambda: _components(moments, components, name))
-        record = {"key": key, "clips": len(clips), "frames": int(moments.weight), "components": components,
-                  "share_of_variance": share}  # fmt: skip
-        pca = {"pca.weight": weight, "pca.mean": mean}
-        from_first(lambda: _write(folder, backbone, name, pca, record, fitting.overwrite))
+    folder = fitting.out.with_name(f"{fitting.out.name}-{name}-{key[:8]}")
+    if not from_first(lambda: _is_whole(folder, fitting.overwrite)):
+        from_first(lambda: check_folder(fitting.out.resolve(), fitting.overwrite))  # better known before the work
+        work = _Vectors(backbone, shards, settings, fitting)
+        agreed(work.begin)
+        work.run()
+        await_shards(work.places, work.check_stop)
+        from_first(lambda: _fit(work, components, name, folder, key))
     return agreed(lambda: _loaded(folder, backbone, post))
 
 
@@ -91,7 +93,9 @@ def training_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
     """Those of the training split; where there are more, `most` of them by a hash of their names."""
     chosen = [clip for clip in clips if clip.split == "train"]
     if len(chosen) > most:
-        chosen = sorted(chosen, key=lambda clip: hashlib.sha256(clip.clip_id.encode()).digest())[:most]
+        chosen = sorted(
+            chosen, key=lambda clip: hashlib.sha256(clip.clip_id.encode("utf-8", "surrogateescape")).digest()
+        )[:most]
     return chosen
 
 
@@ -119,40 +123,109 @@ def _check(backbone: Backbone, components: int, clips: Sequence[Clip], post: Pos
     return name
 
 
-def _key(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / COMPONENTS).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _is_whole(folder: Path, overwrite: bool) -> bool:
+    """Whether the network was saved there, all of it; raises where something else is, or it is no longer whole."""
+    if not folder.exists() or (overwrite and not (folder / MANIFEST).is_file() and not any(folder.iterdir())):
+        return False
+    if (folder / MANIFEST).is_file():
+        sizes = read_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
+        parts = [name for name in sizes if name not in (CARD, MANIFEST)]  # its card may say more by now
+        if COMPONENTS in parts and all(_size(folder / name) == sizes[name] for name in parts):
+            return True
+    raise ValueError(
+        f"{folder} is where components of these films belong, and is damaged or something else: remove it."
+    )
 
 
-def _moments(backbone: Backbone, films: Sequence[Any], settings: Settings, fitting: Fitting) -> PairMoments:
-    """Of all units of some films; what cannot be used is passed over here, and told by the extraction."""
-    # Where the network is: several processes with a GPU each add nothing up elsewhere.
-    moments = PairMoments(backbone.width, 0, device=getattr(backbone, "device", "cpu"))
-    batch = Batch(settings.batch_size)
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
-    def embed() -> None:
-        if units := batch.pop():
-            rows = torch.from_numpy(backbone.embed([pieces for _, pieces in units]))
-            rows = rows[rows.isfinite().all(dim=1)]
-            moments.update(rows, rows.new_zeros(len(rows), 0))
 
-    def check_stop() -> None:
-        if signal := fitting.stop.signal:
-            raise StoppedError(signal, "stopped while components were fitted: the same command begins anew")
+class _Vectors:
+    """The vectors of all units of some films: a file a shard, in the order of films."""
 
-    heard, seen = (backbone, None) if backbone.modality == "audio" else (None, backbone)
-    bar = tqdm(films, unit=" films", desc="components", disable=None if fitting.progress else True)
-    with bar, reading(films, heard, seen, settings, fitting.workers, 1) as readings:
-        for _ in bar:
-            for unit in next(readings).units:
-                if batch.add(unit.pieces, []):
+    def __init__(self, backbone: Backbone, shards: Sequence[Shard], settings: Settings, fitting: Fitting):
+        self.backbone, self.settings, self.fitting = backbone, settings, fitting
+        self.place = {shard: work_folder(fitting.out) / f"components-{shard.name}" for shard in shards}
+        self.mine = [shard for shard in list(shards)[process_index() :: world_size()]]
+
+    @property
+    def places(self) -> list[Path]:
+        """The files, in order."""
+        return list(self.place.values())
+
+    def begin(self) -> None:
+        """Finds out what is there already."""
+        self.mine = [shard for shard in self.mine if not is_whole(self.place[shard])]
+
+    def run(self) -> None:
+        """Writes those of this process that are not there."""
+        films = [film for shard in self.mine for film in shard.films]
+        heard, seen = (self.backbone, None) if self.backbone.modality == "audio" else (None, self.backbone)
+        bar = tqdm(total=len(films), unit=" films", desc="components", disable=None if self.fitting.progress else True)
+        with bar, reading(films, heard, seen, self.settings, self.fitting.workers, 1) as readings:
+            for shard in self.mine:
+                write_shard(self.place[shard], self._rows(shard, readings, bar))
+
+    def _rows(self, shard: Shard, readings: Iterator[Reading], bar: tqdm) -> list[Row]:
+        batch, rows = Batch(self.settings.batch_size), []
+
+        def embed() -> None:
+            if units := batch.pop():
+                vectors = embedded(self.backbone, [pieces for _, pieces in units])
+                rows.extend(self._row(owners[0], vector) for (owners, _), vector in zip(units, vectors, strict=True))
+
+        for number in range(len(shard.films)):
+            film = next(readings)
+            for unit in film.units:
+                if batch.add(unit.pieces, [(number, clip) for clip in unit.clips]):
                     embed()
-                check_stop()
-            check_stop()
-    embed()
-    return moments
+                self.check_stop()
+            self.check_stop()
+            bar.update()
+        embed()
+        return rows
+
+    def _row(self, owner: Owner, vector: Array) -> Row:
+        """A unit as a shard has it; what is not finite is passed over here, and told by the extraction."""
+        film, clip = owner
+        problem = None if np.isfinite(vector).all() else "not finite"
+        kept = None if problem else vector
+        of_sound = self.backbone.modality == "audio"
+        audio, visual = (kept, None) if of_sound else (None, kept)
+        return Row(int(str(film)), clip, "", None, None, problem, audio is not None, visual is not None, audio, visual)
+
+    def check_stop(self) -> None:
+        """Raises where somebody asked for it."""
+        if signal := self.fitting.stop.signal:
+            kept, folder = sum(is_whole(place) for place in self.places), work_folder(self.fitting.out)
+            raise StoppedError(
+                signal,
+                f"stopped while components were fitted; {kept} of {len(self.places)} shards are kept in {folder}: the "
+                "same command goes on",
+            )
+
+    def moments(self) -> tuple[PairMoments, int]:
+        """Of all vectors, and the number of clips that have one."""
+        moments, clips = PairMoments(self.backbone.width, 0), 0
+        for place in self.places:
+            rows = [row for row in read_shard(place) if row.problem is None]
+            clips += len({(row.film, row.of) for row in rows})
+            for start in range(0, len(rows), CHUNK):
+                vectors = [row.visual if row.audio is None else row.audio for row in rows[start : start + CHUNK]]
+                chunk = torch.from_numpy(np.stack(vectors))  # type: ignore[arg-type]
+                moments.update(chunk, chunk.new_zeros(len(chunk), 0))
+        return moments, clips
+
+
+def _fit(work: _Vectors, components: int, name: str, folder: Path, key: str) -> None:
+    moments, clips = work.moments()
+    weight, mean, share = _components(moments, components, name)
+    record = {"key": key, "clips": clips, "frames": int(moments.weight), "components": components,
+              "share_of_variance": share}  # fmt: skip
+    _write(folder, work.backbone, name, {"pca.weight": weight, "pca.mean": mean}, record)
+    for place in work.places:
+        place.unlink(missing_ok=True)
 
 
 def _components(moments: PairMoments, components: int, name: str) -> tuple[Tensor, Tensor, float]:
@@ -163,7 +236,7 @@ def _components(moments: PairMoments, components: int, name: str) -> tuple[Tenso
             "take more films, more frames a second, or fewer components."
         )
     covariances = moments.covariances()
-    values, vectors = torch.linalg.eigh(covariances.audio.cpu())
+    values, vectors = torch.linalg.eigh(covariances.audio)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1).T
     whole = float(values.sum())
     if values[components - 1] <= values[0] * len(values) * torch.finfo(values.dtype).eps:
@@ -175,17 +248,15 @@ def _components(moments: PairMoments, components: int, name: str) -> tuple[Tenso
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
     rows = rows * largest.sign()  # or they would be up or down by chance
     weight = rows / (values[:components, None] + ROUGHLY_NONE).sqrt()
-    return weight.float(), covariances.audio_mean.cpu().float(), float(values[:components].sum()) / whole
+    return weight.float(), covariances.audio_mean.float(), float(values[:components].sum()) / whole
 
 
-def _write(
-    folder: Path, backbone: Any, name: str, pca: dict[str, Tensor], record: dict[str, Any], overwrite: bool
-) -> None:
+def _write(folder: Path, backbone: Any, name: str, pca: dict[str, Tensor], record: dict[str, Any]) -> None:
     kind = NETWORKS[name]
     settings = backbone.constants["config"] | {"pca": record["components"], "post": "dequantised"}
     hears = {} if kind.extractor is None else backbone.processor.to_dict()
     hears = {key: value for key, value in hears.items() if not key.endswith("_type")}
-    with quiet(), atomic_folder(folder, overwrite=overwrite) as temporary:
+    with quiet(), atomic_folder(folder) as temporary:
         model = kind.model.from_pretrained(backbone.place.path, use_safetensors=True, **backbone.place.at)  # type: ignore[attr-defined]
         write_network(name, model.state_dict() | pca, settings, backbone.prepares, hears, temporary)
         write_json(temporary / COMPONENTS, record)

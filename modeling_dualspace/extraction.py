@@ -6,7 +6,6 @@ the processor that made its features, and a table of the clips that could not be
 
 import os
 import shutil
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +25,7 @@ from .distributed import agreed, from_first, process_index, world_size
 from .extracted_set import Extracted, check_place, finished, work_folder, write_set
 from .extraction_plan import Settings, Shard, plan
 from .extraction_recipe import BackboneSettings
-from .extraction_shards import Row, is_whole, write_shard
+from .extraction_shards import Row, await_shards, is_whole, write_shard
 from .files import check_folder, locked, one_line
 from .film_reader import Piece, Reading, reading
 from .known_backbones import DEFAULTS, load_backbone
@@ -34,8 +33,6 @@ from .media import Limits
 from .pooling import Pooling
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
 from .splits import SPLITS
-
-POLL_SECONDS, PATIENCE_SECONDS = 0.5, 60.0
 
 
 def extract(
@@ -97,10 +94,10 @@ def extract(
         taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
         from_first(lambda: stack.enter_context(locked(work_folder(out), taken)))
         stop = stack.enter_context(asked_to_stop())
-        fitting = Fitting(settings, workers, stop, overwrite, progress)
+        fitting = Fitting(out, settings, workers, stop, overwrite, progress)
         for name, one in wanted.items():
             if isinstance(one, BackboneSettings) and one.components:
-                backbones[name] = _with_components(backbones[name], one, films, out, fitting)
+                backbones[name] = _with_components(backbones[name], one, films, fitting)
         processor = DualSubspaceProcessor(backbones["audio"], backbones["visual"])
         settings = replace(settings, **{name: backbones[name].spec for name in MODALITIES})
         shards = from_first(lambda: plan(films.clips, settings))
@@ -119,7 +116,7 @@ def _extracted(asked: Extracted, workers: int, stop: Stop, overwrite: bool, prog
     work.run()
     if process_index():
         return {}
-    work.wait()
+    await_shards([asked.place(shard) for shard in asked.shards], work.check_stop)
     written = write_set(asked, overwrite=overwrite, progress=progress)
     shutil.rmtree(asked.folder, ignore_errors=True)
     return written
@@ -143,13 +140,10 @@ def _load(modality: Modality, given: BackboneSettings | Backbone, fps: float | N
     )
 
 
-def _with_components(
-    backbone: Backbone, wanted: BackboneSettings, films: ClipList, out: Path, fitting: Fitting
-) -> Backbone:
+def _with_components(backbone: Backbone, wanted: BackboneSettings, films: ClipList, fitting: Fitting) -> Backbone:
     """With components of its vectors of training clips: the network is kept beside the data set."""
     clips = training_clips(films.clips, wanted.component_clips)
-    folder, post = out.with_name(f"{out.name}-{backbone.name}"), wanted.settings.get("post", "dequantised")
-    fitted = with_components(backbone, wanted.components, clips, folder, fitting, post)
+    fitted = with_components(backbone, wanted.components, clips, fitting, wanted.settings.get("post", "dequantised"))
     films.notes.append(f"{backbone.name} with its components is {fitted.source}: keep it, a processor looks there.")
     return fitted
 
@@ -204,8 +198,8 @@ class _Work:
             film: Reading = next(films)
             for unit in film.units:
                 pooling.add(number, unit)
-                self._check_stop()
-            self._check_stop()
+                self.check_stop()
+            self.check_stop()
             waiting.append((number, film.pieces))
             while waiting and pooling.is_settled(waiting[0][0]):  # its sums are needed no more
                 rows += _rows_of(*waiting.pop(0), pooling)
@@ -217,7 +211,8 @@ class _Work:
             rows += _rows_of(number, pieces, pooling)
         return rows
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raises where somebody asked for it."""
         if self.stop.signal is not None:
             kept = sum(is_whole(self.asked.place(shard)) for shard in self.asked.shards)
             raise StoppedError(
@@ -225,21 +220,6 @@ class _Work:
                 f"stopped; {kept} of {len(self.asked.shards)} shards are kept in {self.asked.folder}: the same command "
                 "goes on",
             )
-
-    def wait(self) -> None:
-        """Until the other processes have written theirs: they may take hours longer, and need not be heard from."""
-        began, said = time.monotonic(), False
-        missing = list(self.asked.shards)
-        while missing := [shard for shard in missing if not is_whole(self.asked.place(shard))]:
-            self._check_stop()
-            if not said and time.monotonic() - began > PATIENCE_SECONDS:
-                said = True
-                tqdm.write(
-                    f"This process is done; {len(missing)} shards of the others are awaited in {self.asked.folder}, "
-                    "which all must share.",
-                    file=sys.stderr,
-                )
-            time.sleep(POLL_SECONDS)
 
 
 def _rows_of(film: int, pieces: list[Piece], pooling: Pooling) -> list[Row]:

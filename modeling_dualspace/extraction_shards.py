@@ -1,7 +1,9 @@
 """Shards of an extraction on disk: written whole or not at all, read row by row."""
 
+import sys
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from .backbones import Array
 from .files import make_folders
+
+POLL_SECONDS, PATIENCE_SECONDS = 0.5, 60.0
 
 _VECTOR = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -73,6 +78,22 @@ def read_shard(path: Path, *, vectors: bool = True) -> Iterator[Row]:
         columns |= {name: [_vector(one) for one in table[name]] for name in ("audio", "visual")}
     for values in zip(*columns.values(), strict=True):
         yield Row(**dict(zip(columns, values, strict=True)))
+
+
+def await_shards(places: Sequence[Path], check_stop: Callable[[], None]) -> None:
+    """Until other processes have written theirs: they may take hours longer, and need not be heard from."""
+    began, said = time.monotonic(), False
+    missing = list(places)
+    while missing := [place for place in missing if not is_whole(place)]:
+        check_stop()
+        if not said and time.monotonic() - began > PATIENCE_SECONDS:
+            said = True
+            tqdm.write(
+                f"This process is done; {len(missing)} shards of the others are awaited in {missing[0].parent}, which "
+                "all must share.",
+                file=sys.stderr,
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def is_whole(path: Path) -> bool:

@@ -101,9 +101,7 @@ def one_sound(raw_speech: Any, sampling_rate: int | None, rate: int, name: str) 
     if samples.ndim != 1 or not len(samples):
         raise ValueError(f"Expected the samples of one sound in one row, got {samples.shape}: pass one at a time.")
     if samples.dtype.kind != "f":
-        raise ValueError(
-            f"{name} hears samples within -1 and 1, got {samples.dtype}: scale them."
-        )
+        raise ValueError(f"{name} hears samples within -1 and 1, got {samples.dtype}: scale them.")
     if sampling_rate not in (None, rate):
         raise ValueError(f"{name} hears {rate} samples a second, got {sampling_rate}: resample it.")
     return samples.astype(np.float64)

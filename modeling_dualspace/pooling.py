@@ -34,6 +34,18 @@ class Batch:
         return units
 
 
+def embedded(backbone: Backbone, units: list[list[Any]]) -> Array:
+    """The vectors of a batch; what goes wrong is a sentence that says whose fault it is."""
+    try:
+        return backbone.embed(units)
+    except Exception as error:
+        what = f"{type(error).__name__} {error}".strip()
+        raise RuntimeError(
+            f"The {backbone.modality} backbone {backbone.name} failed on a batch of {len(units)} units ({what}): a "
+            "smaller one takes less memory."
+        ) from error
+
+
 class Pooling:
     """Gathers units until a batch is full, embeds it, and adds each vector to the clips it belongs to.
 
@@ -65,15 +77,7 @@ class Pooling:
         batch = self.waiting[modality].pop()
         if not batch:
             return
-        backbone = self.backbones[modality]
-        try:
-            vectors = backbone.embed([pieces for _, pieces in batch])
-        except Exception as error:
-            what = f"{type(error).__name__} {error}".strip()
-            raise RuntimeError(
-                f"The {modality} backbone {backbone.name} failed on a batch of {len(batch)} units ({what}): a smaller "
-                "one takes less memory."
-            ) from error
+        vectors = embedded(self.backbones[modality], [pieces for _, pieces in batch])
         for (owners, _), vector in zip(batch, vectors, strict=True):
             for owner in owners:
                 total, count = self.sums.get((owner, modality), (np.zeros(len(vector)), 0))
