@@ -79,7 +79,7 @@ def with_components(
     shards = from_first(lambda: plan(clips, settings))
     key = short_digest([str(components).encode(), *(shard.key.encode() for shard in shards)])
     folder = fitting.out.with_name(f"{fitting.out.name}-{name}-{key[:8]}")
-    if not from_first(lambda: _is_whole(folder, fitting.overwrite)):
+    if not from_first(lambda: _is_there(folder)):
         from_first(lambda: check_folder(fitting.out.resolve(), fitting.overwrite))  # better known before the work
         work = _Vectors(backbone, shards, settings, fitting)
         agreed(work.begin)
@@ -92,11 +92,11 @@ def with_components(
 def training_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
     """Those of the training split; where there are more, `most` of them by a hash of their names."""
     chosen = [clip for clip in clips if clip.split == "train"]
-    if len(chosen) > most:
-        chosen = sorted(
-            chosen, key=lambda clip: hashlib.sha256(clip.clip_id.encode("utf-8", "surrogateescape")).digest()
-        )[:most]
-    return chosen
+    return chosen if len(chosen) <= most else sorted(chosen, key=_by_lot)[:most]
+
+
+def _by_lot(clip: Clip) -> bytes:
+    return hashlib.sha256(clip.clip_id.encode("utf-8", "surrogateescape")).digest()
 
 
 def _check(backbone: Backbone, components: int, clips: Sequence[Clip], post: Post) -> str:
@@ -123,18 +123,16 @@ def _check(backbone: Backbone, components: int, clips: Sequence[Clip], post: Pos
     return name
 
 
-def _is_whole(folder: Path, overwrite: bool) -> bool:
+def _is_there(folder: Path) -> bool:
     """Whether the network was saved there, all of it; raises where something else is, or it is no longer whole."""
-    if not folder.exists() or (overwrite and not (folder / MANIFEST).is_file() and not any(folder.iterdir())):
+    if not folder.exists():
         return False
     if (folder / MANIFEST).is_file():
         sizes = read_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
         parts = [name for name in sizes if name not in (CARD, MANIFEST)]  # its card may say more by now
         if COMPONENTS in parts and all(_size(folder / name) == sizes[name] for name in parts):
             return True
-    raise ValueError(
-        f"{folder} is where components of these films belong, and is damaged or something else: remove it."
-    )
+    raise ValueError(f"{folder} is where components of these films belong, and is damaged or none: remove it.")
 
 
 def _size(file: Path) -> int | None:
@@ -168,7 +166,8 @@ class _Vectors:
                 write_shard(self.place[shard], self._rows(shard, readings, bar))
 
     def _rows(self, shard: Shard, readings: Iterator[Reading], bar: tqdm) -> list[Row]:
-        batch, rows = Batch(self.settings.batch_size), []
+        batch = Batch(self.settings.batch_size)
+        rows: list[Row] = []
 
         def embed() -> None:
             if units := batch.pop():
