@@ -21,7 +21,7 @@ Tensors = dict[str, Tensor]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under one of these training scripts keep the weights beside their optimiser."""
 LARGEST = 2**31
-"""Bytes of one tensor in a file of Keras, which may claim any size: ten times the largest of ours."""
+"""Bytes of all tensors in a file, which may claim any size: seven times the largest of ours."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
@@ -60,6 +60,8 @@ def read_checkpoint(path: str | Path) -> Tensors:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise ValueError(f"{path}: `{name}` is no plain tensor of real numbers: take another file.")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: `{name}` claims more numbers than the file holds: take another file.")
     return tensors
 
 
@@ -87,6 +89,8 @@ def _read_torch(path: Path) -> Tensors:
     try:
         with torch.serialization.safe_globals(harmless):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged file makes of torch's unpickler, which runs nothing
         with path.open("rb") as file:
             begins = file.read(2)
@@ -135,6 +139,9 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_numpy(path: Path) -> Tensors:
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > LARGEST:
+                raise ValueError("it claims more than two gigabytes")
         with np.load(path, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # a damaged archive, or what NumPy would have to unpickle
@@ -169,12 +176,14 @@ def _hdf5(path: Path) -> Any:
 
 def _data_sets(file: Any, h5py: Any) -> Iterator[tuple[str, Tensor]]:
     items: list[tuple[str, Any]] = []
+    whole = 0
     file.visititems(lambda name, item: items.append((name, item)))
     for name, item in items:
         optimizer = name.startswith(("optimizer", "model_weights/optimizer"))
         if isinstance(item, h5py.Dataset) and _is_of_numbers(item) and not optimizer:
             if item.external or item.is_virtual:
                 raise ValueError(f"`{name}` lies in another file")
-            if item.nbytes > LARGEST:
-                raise ValueError(f"`{name}` claims {item.nbytes} bytes")
+            whole += item.nbytes
+            if whole > LARGEST:
+                raise ValueError("it claims more than two gigabytes")
             yield name, _tensor(item[()])

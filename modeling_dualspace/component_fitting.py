@@ -19,12 +19,12 @@ from tqdm import tqdm
 from .backbones import Array, Backbone
 from .clips import Clip
 from .console import Stop, StoppedError
-from .conversion import ROUGHLY_NONE, write_network
+from .conversion import network_card, write_network
 from .distributed import agreed, from_first, process_index, world_size
 from .extracted_set import work_folder
 from .extraction_plan import Settings, Shard, plan
 from .extraction_shards import Row, await_shards, is_whole, read_shard, write_shard
-from .feature_pca import Post
+from .feature_pca import ROUGHLY_NONE, Post
 from .files import CARD, MANIFEST, atomic_folder, check_folder, read_manifest, short_digest, write_json
 from .film_reader import Reading, reading
 from .pair_moments import PairMoments
@@ -263,12 +263,11 @@ def _write(folder: Path, backbone: Any, name: str, pca: dict[str, Tensor], recor
 
 
 def _card(name: str, backbone: Backbone, record: dict[str, Any]) -> str:
-    return "\n".join([
-        "---", "library_name: transformers", f"tags: [dualspace, {name}, feature-extraction]", "---", f"# {name}", "",
+    return network_card(name, [
         f"`{backbone.spec}` with {record['components']} whitened principal components, fitted by DualSpace to "
         f"{record['frames']:,} frames of {record['clips']:,} training clips; they hold "
         f"{record['share_of_variance']:.1%} of the variance.",
-        "The licence is that of the checkpoint it was made of.", "",
+        "The licence is that of the checkpoint it was made of; say it here before you pass this on.",
     ])  # fmt: skip
 
 

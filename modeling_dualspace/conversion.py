@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor
 from .backbones import Backbone
 from .checkpoint_files import Tensors, read_checkpoint
 from .checkpoint_layouts import Fitted, fit
+from .feature_pca import ROUGHLY_NONE
 from .files import CARD, atomic_folder, check_folder, one_line
 from .known_backbones import load_backbone
 from .paper_networks import NETWORKS, converted, with_settings
+from .transformers_processors import pictures_of_timm
 
 PICTURES = {
     "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255,
@@ -26,8 +28,6 @@ VIDEO = {
     "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "resample": 2,
     "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "fps": 25,
 }  # fmt: skip
-ROUGHLY_NONE = 1e-4
-"""Added to each variance before components are whitened, as YouTube-8M does."""
 
 
 def convert(
@@ -63,15 +63,32 @@ def convert(
     if components is not None:
         fitted.weights.update(read_components(components))
         fitted.settings.update(pca=fitted.weights["pca.weight"].shape[0], post="dequantised")
+    pictures = pictures_of_timm(file.with_name("config.json")) or fitted.layout.pictures
     with atomic_folder(folder, overwrite=overwrite) as temporary:
-        write_network(network, fitted.weights, fitted.settings, fitted.layout.pictures, settings or {}, temporary)
+        write_network(network, fitted.weights, fitted.settings, pictures, settings or {}, temporary)
         (temporary / CARD).write_text(_card(network, file, components, fitted), encoding="utf-8")
         backbone = _tried(network, temporary, folder)
     return {
+        "notes": _notes(network, fitted, components, settings or {}),
         "network": network, "layout": fitted.layout.title, "tensors": len(fitted.weights),
         "left_out": fitted.left_out, "out": str(folder), "spec": backbone.spec, "width": backbone.width,
         "named": out is None,
     }  # fmt: skip
+
+
+def _notes(network: str, fitted: Fitted, components: str | Path | None, settings: Mapping[str, Any]) -> list[str]:
+    """What a person should know who means something else."""
+    notes = []
+    if network == "inception" and not fitted.left_out and "last_pool" not in {**fitted.settings, **settings}:
+        notes.append(
+            "The file has no classifier, by which the network of 2015 is told: if this is that one, set last_pool=max "
+            "pool_counts_padding=false."
+        )
+    if network == "inception" and components is not None and fitted.settings.get("last_pool") != "max":
+        notes.append(f"YouTube-8M's components are those of the network of 2015, and this is {fitted.layout.title}'s.")
+    if network == "vggish" and components is not None and (settings.get("final_relu") or "front_end" in settings):
+        notes.append("AudioSet's components were fitted before the last ReLU, and to the network's own front end.")
+    return notes
 
 
 def _tried(network: str, temporary: Path, folder: Path) -> Backbone:
@@ -191,18 +208,21 @@ def _array(path: Path) -> Any:
 def _card(network: str, file: Path, components: str | Path | None, fitted: Fitted) -> str:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    lines = [
-        "---", "library_name: transformers", f"tags: [dualspace, {network}, feature-extraction]", "---",
-        f"# {network}", "",
-        f"Converted by DualSpace from `{file.name}` (SHA-256 {digest}), in the layout of "
-        f"{fitted.layout.title}.",
+    told = [
+        f"Converted by DualSpace from `{_name(file)}` (SHA-256 {digest}), in the layout of {fitted.layout.title}.",
         "The licence is that of the checkpoint; say it here before you pass this on.",
-    ]  # fmt: skip
+    ]
     if components is not None:
-        lines.append(f"Principal components: `{_name(components)}`.")
+        told.append(f"Principal components: `{_name(components)}`.")
     if fitted.left_out:
-        lines.append(f"Left out: {len(fitted.left_out)} tensors of classifiers, like `{fitted.left_out[0]}`.")
-    return "\n".join(lines) + "\n"
+        told.append(f"Left out: {len(fitted.left_out)} tensors of classifiers, like `{fitted.left_out[0]}`.")
+    return network_card(network, told)
+
+
+def network_card(network: str, told: Sequence[str]) -> str:
+    """The README of a network's folder."""
+    head = ["---", "library_name: transformers", f"tags: [dualspace, {network}, feature-extraction]", "---"]
+    return "\n".join([*head, f"# {network}", "", *told, ""])
 
 
 def _name(path: str | Path) -> str:
@@ -214,8 +234,9 @@ def render(found: Mapping[str, Any]) -> str:
     """What was converted, in words, and how to use it."""
     modality = NETWORKS[found["network"]].modality
     name = found["network"] if found["named"] else found["out"]
+    name = f"./{name}" if name == found["out"] and name in NETWORKS else name  # or the name would be meant
     left_out = f", {len(found['left_out'])} of its classifier left out" if found["left_out"] else ""
-    return (
+    return "".join(f"Note: {note}\n" for note in found["notes"]) + (
         f"{found['out']}: {found['spec']}, {found['width']} numbers a unit, from the layout of {found['layout']} "
         f"({found['tensors']} tensors{left_out})\nNext: dualspace extract FOLDER --out DATASET --{modality} {name}"
     )

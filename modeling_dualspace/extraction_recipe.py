@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .media import Limits
-from .recipe_files import EXTRACTION, names_of_ours, override, read_recipe, set_key
+from .recipe_files import EXTRACTING, override, read_recipe, set_key
 from .typed import build
-
-LIKE = "visual.components=512"
-"""An override as an example."""
+from .yaml_files import merged
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class BackboneSettings:
             are fitted.
         components: principal components to be fitted to the vectors of training clips, frame by frame; 0 for none. The
             network with its components is then saved beside the data set.
-        component_clips: how many training clips they are fitted to, at most.
+        component_clips: how many training films, or rows of a list, they are fitted to, at most.
     """
 
     source: str | None = None
@@ -86,7 +84,7 @@ class ExtractionRecipe:
 
 def known_extractions() -> list[str]:
     """The names of those that come with DualSpace."""
-    return [name for name in names_of_ours() if name.startswith(EXTRACTION)]
+    return EXTRACTING.names()
 
 
 def load_extraction(
@@ -97,7 +95,8 @@ def load_extraction(
     Args:
         name: a YAML file, or the name of one of ours (`extract_vegas`); None is what `dualspace extract` does alone.
         overrides: `visual.components=512` and the like; the value is YAML.
-        given: values by key, as flags have them, which come last.
+        given: values by key, as flags have them, which come last. What the recipe sets for its network is not set for
+            another that is asked for in its place.
 
     Example:
         ```python
@@ -106,12 +105,21 @@ def load_extraction(
 
         ```
     """
-    if name is None:
-        content: dict[str, Any] = {}
-        override(content, overrides, LIKE)
-        where = " ".join(["The extraction", *(["with", *overrides] if overrides else [])])
-    else:
-        content, where = read_recipe(name, overrides, known_extractions(), LIKE)
+    overrides = list(overrides)
+    content, file = ({}, "The extraction") if name is None else read_recipe(name, EXTRACTING)
+    changes: dict[str, Any] = {}
+    override(changes, overrides, EXTRACTING.like)
     for key, value in (given or {}).items():
-        set_key(content, key, value)
-    return build(ExtractionRecipe, content, where)
+        set_key(changes, key, value)
+    for modality in ("audio", "visual"):
+        source = _source(changes, modality)
+        if source is not None and source != _source(content, modality):  # what was said of one means nothing to another
+            content.pop(modality, None)
+            content.pop("fps" if modality == "visual" else "", None)
+    where = " ".join([str(file), *(["with", *overrides] if overrides else [])])
+    return build(ExtractionRecipe, merged(content, changes), where)
+
+
+def _source(content: Mapping[str, Any], modality: str) -> Any:
+    part = content.get(modality)
+    return part.get("source") if isinstance(part, Mapping) else None

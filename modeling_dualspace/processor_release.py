@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import PROCESSOR_NAME
 
-from .known_backbones import BUILT_IN
+from .known_backbones import known_names
 from .loading import is_public
 from .model_card import CHECKED
 from .processing_dualspace import MODALITIES, DualSubspaceProcessor
@@ -37,12 +37,14 @@ def released_processor(folder: Path, spec: str | None, *, private: bool) -> Dual
         )
     for modality in MODALITIES:
         source = processor.source(modality)
-        if source in BUILT_IN[modality]:
-            continue
+        if source in known_names(modality):
+            continue  # comes with the package, or can be converted by anybody: its hash says whether it is the same
         if not is_hub_id(source):
             raise ValueError(
                 f"{folder / PROCESSOR_NAME} names a folder of this machine for its {modality} backbone, where nobody "
-                "else has it: push that to the Hub and extract with its id, or remove the file."
+                f"else has it: bring that to the Hub (`hf upload me/network {source}`) and say so in the file "
+                f'(`DualSubspaceProcessor.from_pretrained(F, {modality}="me/network").save_pretrained(F)`), or remove '
+                "the file."
             )
         if not private and not is_public(source, "model"):
             raise ValueError(

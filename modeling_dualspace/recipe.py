@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from .files import short_digest
-from .recipe_files import EXTRACTION, names_of_ours, read_recipe, set_key
+from .recipe_files import TRAINING, override, read_recipe, set_key
 from .typed import build
 from .yaml_files import Dumper
 
@@ -186,8 +186,10 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
         ```
     """
-    content, where = read_recipe(name, overrides, known_recipes())
-    return recipe_from(content, where)
+    overrides = list(overrides)
+    content, file = read_recipe(name, TRAINING)
+    override(content, overrides)
+    return recipe_from(content, " ".join([str(file), *(["with", *overrides] if overrides else [])]))
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe:
@@ -197,7 +199,7 @@ def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe
 
 def known_recipes() -> list[str]:
     """The names of those that come with DualSpace."""
-    return [name for name in names_of_ours() if not name.startswith(EXTRACTION)]
+    return TRAINING.names()
 
 
 def _numbers(content: Any) -> Any:

@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -13,38 +13,47 @@ from .yaml_files import Loader, read_yaml
 
 EXTRACTION = "extract_"
 """So the names of those begin that say how features are extracted; all others train."""
-TRAIN, EXTRACT = "`dualspace train`", "`dualspace extract --recipe`"
-_TELLING = {TRAIN: ("data", "train", "model"), EXTRACT: ("audio", "visual")}
-"""By these keys one sees what a recipe is for."""
 
 
-def names_of_ours() -> list[str]:
-    """The recipes that come with DualSpace."""
-    return sorted(path.stem for path in resource("configs").glob("*.yaml"))
-
-
-def read_recipe(
-    name: str | Path, overrides: Iterable[str], known: Sequence[str], like: str = "train.epochs=3"
-) -> tuple[dict[str, Any], str]:
-    """The content of a recipe, and what to call it in messages.
+class RecipeKind(NamedTuple):
+    """What a recipe is for.
 
     Args:
-        name: a YAML file, or one of `known`.
-        overrides: `train.epochs=3` and the like; the value is YAML.
-        known: the names that may be meant.
+        command: that takes it.
+        telling: keys by which one sees that a file is one.
         like: an override as an example.
     """
-    file, overrides = _find(str(name), known), list(overrides)
+
+    command: str
+    telling: tuple[str, ...]
+    like: str
+
+    def names(self) -> list[str]:
+        """Those that come with DualSpace."""
+        found = sorted(path.stem for path in resource("configs").glob("*.yaml"))
+        return [name for name in found if name.startswith(EXTRACTION) == (self is EXTRACTING)]
+
+
+TRAINING = RecipeKind("`dualspace train`", ("data", "train", "model"), "train.epochs=3")
+EXTRACTING = RecipeKind("`dualspace extract --recipe`", ("audio", "visual"), "visual.components=512")
+
+
+def read_recipe(name: str | Path, kind: RecipeKind) -> tuple[dict[str, Any], Path]:
+    """The content of a recipe, and its file.
+
+    Args:
+        name: a YAML file, or the name of one of ours.
+        kind: what it is to be for.
+    """
+    file, other = _find(str(name), kind), TRAINING if kind is EXTRACTING else EXTRACTING
     content = read_yaml(file)
-    other = TRAIN if known[0].startswith(EXTRACTION) else EXTRACT
-    if telling := next((key for key in _TELLING[other] if key in content), None):
-        raise ValueError(f"{file} is a recipe for {other}: it has the key `{telling}`.")
+    if telling := next((key for key in other.telling if key in content), None):
+        raise ValueError(f"{file} is a recipe for {other.command}: it has the key `{telling}`.")
     content.setdefault("name", file.stem)
-    override(content, overrides, like)
-    return content, " ".join([str(file), *(["with", *overrides] if overrides else [])])
+    return content, file
 
 
-def override(content: dict[str, Any], overrides: Iterable[str], like: str = "train.epochs=3") -> None:
+def override(content: dict[str, Any], overrides: Iterable[str], like: str = TRAINING.like) -> None:
     """Sets what was typed as KEY=VALUE."""
     for typed in overrides:
         key, equals, value = typed.partition("=")
@@ -66,14 +75,15 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
-def _find(name: str, known: Sequence[str]) -> Path:
+def _find(name: str, kind: RecipeKind) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    known, other = kind.names(), TRAINING if kind is EXTRACTING else EXTRACTING
     if name in known:
         return resource(f"configs/{name}.yaml")
     close = difflib.get_close_matches(path.stem, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else f" Ours are {', '.join(known)}."
-    if path.stem in names_of_ours() and path.stem not in known:
-        hint = f" {path.stem} is one for {EXTRACT if path.stem.startswith(EXTRACTION) else TRAIN}."
+    if path.stem in other.names():
+        hint = f" {path.stem} is one for {other.command}."
     raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")

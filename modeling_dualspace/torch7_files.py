@@ -128,7 +128,7 @@ class _Reader:
 
     def _object(self, number: int, depth: int) -> Any:
         name, version = self.text(), 0
-        if told := re.fullmatch(r"V (\d+)(\.0)?", name):
+        if told := re.fullmatch(r"V (\d{1,9})(\.0)?", name):
             name, version = self.text(), int(told[1])
         if array := _ARRAY.fullmatch(name):
             return self._storage(NUMBERS[array[1]]) if array[2] == "Storage" else self._tensor(depth)

@@ -171,7 +171,8 @@ class _TransformersBackbone(Backbone):
         vectors: list[Array | None] = [None] * len(rows)
         for members in alike.values():
             batch = {name: np.stack([rows[index][name] for index in members]) for name in rows[members[0]]}
-            with torch.inference_mode():
+            # A GPU would round what goes into convolutions to ten bits otherwise, and call that float32.
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 made = self.tower(**{name: self._tensor(value) for name, value in batch.items()})
             for index, vector in zip(members, made.cpu().numpy(), strict=True):
                 vectors[index] = vector

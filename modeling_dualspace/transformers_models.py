@@ -225,7 +225,7 @@ def weights_hash(kept: torch.nn.Module, missing: Mapping[str, torch.Tensor]) -> 
     untrained = {id(tensor) for tensor in missing.values()}
     whole = hashlib.sha256()
     for name, tensor in sorted(kept.state_dict(keep_vars=True).items()):
-        if id(tensor) in untrained or _never_used(name):
+        if id(tensor) in untrained or _never_used(name) or name.endswith("num_batches_tracked"):
             continue
         whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         whole.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -67,15 +67,26 @@ def settings_of(place: Place, modality: str) -> dict[str, Any]:
 def _settings_of_timm(place: Place) -> dict[str, Any] | None:
     """As a repository of timm has it, in its configuration: resized to a little more, and cut to the middle."""
     found = cached_file(place.path, "config.json", _raise_exceptions_for_missing_entries=False, **place.at)
-    told = json.loads(Path(found).read_text(encoding="utf-8")).get("pretrained_cfg") if found else None
+    return pictures_of_timm(Path(found)) if found else None
+
+
+def pictures_of_timm(file: Path) -> dict[str, Any] | None:
+    """What such a configuration says of pictures; None where it is none, or says nothing that is understood here."""
+    try:
+        return _pictures_of_timm(json.loads(file.read_text(encoding="utf-8"))["pretrained_cfg"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
+
+
+def _pictures_of_timm(told: dict[str, Any]) -> dict[str, Any] | None:
     filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
-    if not told or told.get("crop_mode", "center") != "center" or told.get("interpolation") not in filters:
+    if told.get("crop_mode", "center") != "center" or told["interpolation"] not in filters:
         return None
     _, height, width = told["input_size"]
     return {
         "image_processor_type": "TimmWrapperImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": math.floor(min(height, width) / told.get("crop_pct", 0.875))},
+        "size": {"shortest_edge": math.floor(min(height, width) / float(told.get("crop_pct", 0.875)))},
         "resample": filters[told["interpolation"]],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},

@@ -73,6 +73,7 @@ def _environment(home: Path, online: bool) -> Mapping[str, str]:
     """That of this process, with caches of its own and nothing secret; network and token only where they are needed."""
     kept = {name: value for name, value in os.environ.items() if not (CACHES.search(name) or is_secret(name))}
     kept |= {"HF_HOME": str(home / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    kept |= {"HF_ASSETS_CACHE": constants.HF_ASSETS_CACHE}  # networks that were converted: whoever wants them can do so
     kept |= {"HF_ENDPOINT": constants.ENDPOINT, "HF_HUB_DISABLE_XET": "1" if constants.HF_HUB_DISABLE_XET else "0"}
     if not online:
         return kept | {"HF_HUB_OFFLINE": "1"}

@@ -60,13 +60,13 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not below.is_file():
         raise ValueError(f"{file} extends {base}, and there is neither {below} nor a recipe of ours of that name.")
     extended = read_yaml(below, (*inside, file.resolve()))
-    return _merged({key: value for key, value in extended.items() if key not in ("name", "output")}, content)
+    return merged({key: value for key, value in extended.items() if key not in ("name", "output")}, content)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested keys one by one; everything else as the second has it."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if both else value
+        result[key] = merged(result[key], value) if both else value
     return result

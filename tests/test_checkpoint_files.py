@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from modeling_dualspace import checkpoint_files
 from modeling_dualspace.checkpoint_files import check_hash, read_checkpoint
 
 
@@ -323,7 +324,20 @@ def test_a_file_of_keras_cannot_reach_other_files_or_claim_any_size(tmp_path, re
         file.create_dataset("a/x", (2**40,), "f4", chunks=(1024,))
     assert "`a/x` lies in another file" in refused(tmp_path / "external.h5")
     assert "`a/x` lies in another file" in refused(tmp_path / "virtual.h5")
-    assert "`a/x` claims 4398046511104 bytes" in refused(tmp_path / "large.h5")
+    assert "it claims more than two gigabytes" in refused(tmp_path / "large.h5")
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        for number in range(9):
+            file.create_dataset(f"a/{number}", (2**26,), "f4", chunks=(1024,))
+    assert "it claims more than two gigabytes" in refused(tmp_path / "many.h5")
+
+
+def test_what_unpacks_to_more_than_it_says_takes_no_memory(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(checkpoint_files, "LARGEST", 2**20)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**18))
+    assert (tmp_path / "bomb.npz").stat().st_size < 2**13
+    assert "it claims more than two gigabytes" in refused(tmp_path / "bomb.npz")
+    torch.save({"a": torch.zeros(1).expand(2**40)}, tmp_path / "wide.pth")
+    assert "`a` claims more numbers than the file holds" in refused(tmp_path / "wide.pth")
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     assert "model.weights.h5" in refused(tmp_path / "other.keras")

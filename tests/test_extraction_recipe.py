@@ -173,8 +173,18 @@ def test_flags_come_after_overrides_and_those_after_the_recipe(written):
     file = written("window: 4\nhop: 1\nfps: 5\nvisual: {source: inception, revision: r}\nlicense: mit")
     given = {"window": 10.0, "visual.source": "thumbnail", "keep_unpaired": True, "max_pixels": 9}
     found = load_extraction(file, ["window=7", "hop=2", "max_pixels=3"], given)
-    assert (found.window, found.hop, found.fps, found.license, found.keep_unpaired) == (10, 2, 5, "mit", True)
-    assert found.visual == BackboneSettings("thumbnail", "r") and found.max_pixels == 9
+    assert (found.window, found.hop, found.fps, found.license, found.keep_unpaired) == (10, 2, None, "mit", True)
+    assert found.visual == BackboneSettings("thumbnail") and found.max_pixels == 9
+
+
+def test_what_a_recipe_sets_for_its_network_is_not_set_for_another(written):
+    ours = load_extraction("extract_vegas", given={"visual.source": "i3d"})
+    assert ours.visual == BackboneSettings("i3d") and ours.fps is None  # no frame a second, no 299 x 299
+    assert ours.audio == load_extraction("extract_vegas").audio
+    kept = load_extraction("extract_vegas", ["visual.settings.num_frames=16", "fps=8"], {"visual.source": "i3d"})
+    assert kept.visual == BackboneSettings("i3d", settings={"num_frames": 16}) and kept.fps == 8
+    same = load_extraction("extract_vegas", given={"visual.source": "inception"})
+    assert same == load_extraction("extract_vegas")
 
 
 def test_one_recipe_extends_another_and_changes_only_what_it_says(written):

@@ -103,7 +103,14 @@ def saved(folder: Path, **parts) -> Path:
 
 def test_a_backbone_that_lies_on_this_machine_goes_nowhere(tmp_path):
     text = refusal(lambda: released_processor(saved(tmp_path, source=str(tmp_path)), None, private=True))
-    assert "a folder of this machine for its audio backbone" in text and "push that to the Hub" in text
+    assert (
+        "a folder of this machine for its audio backbone" in text
+        and "bring that to the Hub (`hf upload me/network" in text
+    )
+
+
+def test_a_network_that_anybody_can_convert_is_named_by_its_name(tmp_path):
+    assert released_processor(saved(tmp_path, source="vggish"), None, private=False).source("audio") == "vggish"
 
 
 def test_a_public_model_names_no_private_backbone(tmp_path, monkeypatch):

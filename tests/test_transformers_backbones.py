@@ -861,6 +861,13 @@ def test_a_repository_of_timm_says_in_its_configuration_how_frames_are_prepared(
     top, left = (341 - 299) // 2, (image.width - 299) // 2
     middle = np.asarray(image)[top : top + 299, left : left + 299].transpose(2, 0, 1) / 255
     np.testing.assert_allclose(found, (middle - 0.5) / 0.25, atol=1e-5)
-    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": told | {"crop_mode": "squash"}}))
-    with pytest.raises(ValueError, match="does not say how to prepare pictures"):
-        frame_processor(place)
+    for wrong in (
+        told | {"crop_mode": "squash"},
+        told | {"crop_pct": None},
+        {"interpolation": "bicubic"},
+        "bicubic",
+        [],
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": wrong}))
+        with pytest.raises(ValueError, match="does not say how to prepare pictures"):
+            frame_processor(place)
