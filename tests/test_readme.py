@@ -11,7 +11,7 @@ from datasets import load_dataset
 from modeling_dualspace import release
 from modeling_dualspace.cli import build_parser, main
 from modeling_dualspace.extraction_recipe import known_extractions, load_extraction
-from modeling_dualspace.paper_networks import NETWORKS
+from modeling_dualspace.paper_networks import NETWORKS, own_settings
 from modeling_dualspace.recipe import known_recipes, load_recipe
 from modeling_dualspace.release_plan import known_releases
 from modeling_dualspace.resources import resource
@@ -119,14 +119,18 @@ def test_every_command_about_films_in_the_manuals_and_recipes_names_what_exists(
     manuals += [resource(f"configs/{name}.yaml") for name in known_extractions()]
     lines = [line for file in manuals for line in file.read_text().splitlines()]
     commands = [line.lstrip("# ") for line in lines if re.match(r"(#\s+)?dualspace (convert|extract) ", line)]
+    trained = [line.lstrip("# ") for line in lines if re.match(r"#\s+dualspace train ", line)]
+    for words in (shlex.split(command, comments=True) for command in trained):
+        load_recipe(words[2], [word for word in words[3:] if "=" in word])
     for words in (shlex.split(command, comments=True)[1:] for command in commands):
         arguments, rest = build_parser().parse_known_args(words)
         assert all("=" in word for word in rest) and words[0] in ("convert", "extract")
         if words[0] == "extract":
             load_extraction(arguments.recipe, [*arguments.overrides, *rest])
         else:
-            assert arguments.network in NETWORKS
-    assert len(commands) >= 9
+            own = own_settings(NETWORKS[arguments.network].config())
+            assert {word.partition("=")[0] for word in [*arguments.overrides, *rest]} <= own.keys()
+    assert len(commands) >= 9 and len(trained) == 1
 
 
 def test_every_benchmark_is_in_the_readme():
