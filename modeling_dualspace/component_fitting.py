@@ -7,6 +7,7 @@ as YouTube-8M whitens its own. The mean and S are streamed in float64; nothing b
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -63,9 +64,9 @@ def with_components(
 ) -> Backbone:
     """The network with components of its own vectors of these clips; loaded where they were fitted to the same before.
 
-    Each process writes the vectors of its shards of films, which are kept if it is stopped; the first then fits all of
-    them, in one order, whoever wrote them. The network is called after what it was fitted to, and never replaced: what
-    was made with another one keeps it.
+    Each process writes the vectors of its shards of films, which are kept until the data set is written; the first then
+    fits all of them, in one order, whoever wrote them. The network is called after what it was fitted to, and never
+    replaced: what was made with another one keeps it.
 
     Args:
         backbone: one of our networks, without components.
@@ -128,10 +129,11 @@ def _is_there(folder: Path) -> bool:
     if not folder.exists():
         return False
     if (folder / MANIFEST).is_file():
-        sizes = read_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
-        parts = [name for name in sizes if name not in (CARD, MANIFEST)]  # its card may say more by now
-        if COMPONENTS in parts and all(_size(folder / name) == sizes[name] for name in parts):
-            return True
+        with suppress(ValueError):  # what is no list of files is no longer whole
+            sizes = read_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
+            parts = [name for name in sizes if name not in (CARD, MANIFEST)]  # its card may say more by now
+            if COMPONENTS in parts and all(_size(folder / name) == sizes[name] for name in parts):
+                return True
     raise ValueError(f"{folder} is where components of these films belong, and is damaged or none: remove it.")
 
 
@@ -172,7 +174,8 @@ class _Vectors:
         def embed() -> None:
             if units := batch.pop():
                 vectors = embedded(self.backbone, [pieces for _, pieces in units])
-                rows.extend(self._row(owners[0], vector) for (owners, _), vector in zip(units, vectors, strict=True))
+                for (owners, _), vector in zip(units, vectors, strict=True):
+                    rows.extend(self._rows_of(owners, vector))
 
         for number in range(len(shard.films)):
             film = next(readings)
@@ -185,14 +188,12 @@ class _Vectors:
         embed()
         return rows
 
-    def _row(self, owner: Owner, vector: Array) -> Row:
-        """A unit as a shard has it; what is not finite is passed over here, and told by the extraction."""
-        film, clip = owner
-        problem = None if np.isfinite(vector).all() else "not finite"
-        kept = None if problem else vector
-        of_sound = self.backbone.modality == "audio"
-        audio, visual = (kept, None) if of_sound else (None, kept)
-        return Row(int(str(film)), clip, "", None, None, problem, audio is not None, visual is not None, audio, visual)
+    def _rows_of(self, owners: Sequence[Owner], vector: Array) -> Iterator[Row]:
+        """A unit as a shard has it: a row for each clip, and a vector in the first; none where it is not finite."""
+        of_sound, kept = self.backbone.modality == "audio", [vector, *[None] * (len(owners) - 1)]
+        for (film, clip), one in zip(owners, kept, strict=True) if np.isfinite(vector).all() else ():
+            audio, visual = (one, None) if of_sound else (None, one)
+            yield Row(int(str(film)), clip, "", None, None, None, of_sound, not of_sound, audio, visual)
 
     def check_stop(self) -> None:
         """Raises where somebody asked for it."""
@@ -208,11 +209,12 @@ class _Vectors:
         """Of all vectors, and the number of clips that have one."""
         moments, clips = PairMoments(self.backbone.width, 0), 0
         for place in self.places:
-            rows = [row for row in read_shard(place) if row.problem is None]
+            rows = list(read_shard(place))
             clips += len({(row.film, row.of) for row in rows})
-            for start in range(0, len(rows), CHUNK):
-                vectors = [row.visual if row.audio is None else row.audio for row in rows[start : start + CHUNK]]
-                chunk = torch.from_numpy(np.stack(vectors))  # type: ignore[arg-type]
+            found = [row.visual if row.audio is None else row.audio for row in rows]
+            vectors = [vector for vector in found if vector is not None]  # a unit that clips share has one
+            for start in range(0, len(vectors), CHUNK):
+                chunk = torch.from_numpy(np.stack(vectors[start : start + CHUNK]))
                 moments.update(chunk, chunk.new_zeros(len(chunk), 0))
         return moments, clips
 
@@ -223,8 +225,6 @@ def _fit(work: _Vectors, components: int, name: str, folder: Path, key: str) -> 
     record = {"key": key, "clips": clips, "frames": int(moments.weight), "components": components,
               "share_of_variance": share}  # fmt: skip
     _write(folder, work.backbone, name, {"pca.weight": weight, "pca.mean": mean}, record)
-    for place in work.places:
-        place.unlink(missing_ok=True)
 
 
 def _components(moments: PairMoments, components: int, name: str) -> tuple[Tensor, Tensor, float]:
