@@ -59,6 +59,10 @@ def convert(
         raise ValueError(f"There is no network {network!r} to convert: expected one of {', '.join(NETWORKS)}.")
     file, folder = Path(file), Path(out) if out is not None else converted(network)
     check_folder(folder.resolve(), overwrite)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds something else than a network, which one does not replace: choose another --out."
+        )
     fitted = fit(network, read_checkpoint(file), str(file))
     if components is not None:
         fitted.weights.update(read_components(components))

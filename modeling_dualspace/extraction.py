@@ -253,6 +253,11 @@ def render(found: dict[str, Any]) -> str:
     if found["skipped"]:
         lines.append(f"Skipped: {found['skipped']:,} clips, listed with their reasons in {found['table']}:")
         lines += [f"  {one_line(clip_id)}: {one_line(reason)}" for clip_id, reason in found["first_skipped"]]
+    if len(found["classes"]) == 1:
+        lines.append(
+            f"All clips are of one class, {found['classes'][0]}: where that is none, give a list of films with their "
+            "labels, or sort them into folders."
+        )
     if set(found["splits"]) < set(SPLITS):
         lines.append(
             "A model wants clips in train, validation and test: where films are few, name their splits in a list "

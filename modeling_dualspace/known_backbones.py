@@ -134,16 +134,20 @@ def reload_backbone(
     """The backbone that a record is of; raises where what is loaded would give other vectors."""
     steps = Steps(**check_record(modality, record)["constants"]["steps"])
     built_in = record["source"] in BUILT_IN[modality]
-    found = load_backbone(
-        modality,
-        record["source"],
-        revision=record.get("revision"),
-        fps=steps.rate if built_in and modality == "visual" else None,
-        steps=None if built_in else steps,
-        device=device,
-        dtype=dtype or record["constants"].get("dtype"),
-        settings=recorded_settings(modality, record["constants"]),
-    )
+    try:
+        found = load_backbone(
+            modality,
+            record["source"],
+            revision=record.get("revision"),
+            fps=steps.rate if built_in and modality == "visual" else None,
+            steps=None if built_in else steps,
+            device=device,
+            dtype=dtype or record["constants"].get("dtype"),
+            settings=recorded_settings(modality, record["constants"]),
+        )
+    except ValueError as error:
+        moved = f'Moved? Say where: `from_pretrained(..., {modality}="PLACE")`.'
+        raise ValueError(str(error) if built_in else f"{error} {moved}") from None
     if found.spec != record["spec"] or found.width != record["width"]:
         was, now = record, found.record()
         differ = [key for key in ("width", "weights") if was.get(key) != now[key]]

@@ -135,7 +135,7 @@ def _check_known(settings: Mapping[str, Any], own: Mapping[str, Any], prepares: 
         if key in _FIXED and value != own.get(key) and (key, value) != ("pca", 0):  # components may be left alone
             raise ValueError(f"`{key}` is {own.get(key)} by the size of its weights, and cannot be {value!r}.")
         if key in prepares and key in _OF_PICTURES and not _OF_PICTURES[key](value):
-            raise ValueError(f"`{key}` cannot be {value!r}: see the preprocessor_config.json beside its weights.")
+            raise ValueError(f"`{key}` is like {_LIKE.get(key, 'true or false')}, and cannot be {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -165,3 +165,9 @@ _OF_PICTURES: dict[str, Callable[[Any], bool]] = {
     "image_std": lambda value: _is_color(value) and all(part > 0 for part in value),
 }
 """Whether a value makes sense, of all that `PILLOW_TAKES`."""
+_LIKE = {
+    **dict.fromkeys(("size", "crop_size"), "{height: 299, width: 299}, and a size {shortest_edge: 342} too"),
+    "resample": "2, bilinear, or 3, bicubic",
+    "rescale_factor": "1/255 as a number",
+    **dict.fromkeys(("image_mean", "image_std"), "[0.5, 0.5, 0.5]"),
+}

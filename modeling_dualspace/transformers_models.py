@@ -83,6 +83,10 @@ def find(source: str | os.PathLike, revision: str | None) -> tuple[Place, Any]:
         if not (folder / "config.json").is_file():
             raise ValueError(f"`{source}` holds no config.json: give a folder that `save_pretrained` wrote.")
         place = Place(str(folder.resolve()), str(folder))  # a processor is loaded wherever one works
+    elif folder.is_file():
+        raise ValueError(
+            f"`{source}` is a file: a published checkpoint is converted first, `dualspace convert NETWORK FILE`."
+        )
     elif REPOSITORY_ID.fullmatch(source):
         place = Place(source, source, revision)
     else:

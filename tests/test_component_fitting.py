@@ -476,11 +476,11 @@ def test_films_that_cannot_be_read_are_passed_over_and_listed_by_the_extraction(
 
 
 def test_a_unit_that_two_clips_share_counts_once_and_each_of_them_is_a_clip(own, vggish, tmp_path):
-    lines = [f"{name},{start},{end},train\n" for name in NAMES[:4] for start, end in ((0, 3), (0, 2), (0.5, 3))]
+    lines = [f"{name},{start},{end},train\n" for name in NAMES[:4] for start, end in ((0, 3), (0, 2.9), (0.5, 3))]
     (own / "metadata.csv").write_text("path,start,end,split\n" + "".join(lines))
     make(own, tmp_path / "out", audio=BackboneSettings(str(vggish), components=2))
     record = record_of(beside(tmp_path / "out"))
-    assert (record["clips"], record["frames"]) == (12, 4 * (3 + 0 + 2))
+    assert (record["clips"], record["frames"]) == (12, 4 * (3 + 0 + 2))  # the first two clips have the same three units
 
 
 def test_vectors_that_are_not_finite_are_passed_over_and_their_clip_is_listed(own, vggish, tmp_path, monkeypatch):
@@ -618,18 +618,20 @@ def test_a_model_of_somebody_else_has_no_components(tmp_path, films):
 
 @pytest.fixture
 def asked_to_stop(monkeypatch):
-    """`asked_to_stop(n)`: a SIGTERM comes while the n-th batch of sounds is embedded; 0 leaves it alone."""
+    """`asked_to_stop(n)`: a SIGTERM comes while the n-th batch of sounds is embedded, 0: none; the sizes of batches."""
     embed = transformers_backbones._SoundBackbone.embed
 
     def at(count, number=signal.SIGTERM):
+        sizes = []
+
         def asked(self, units):
-            nonlocal count
-            count -= 1
-            if count == 0:
+            sizes.append(len(units))
+            if len(sizes) == count:
                 os.kill(os.getpid(), number)
             return embed(self, units)
 
         monkeypatch.setattr(transformers_backbones._SoundBackbone, "embed", asked)
+        return sizes
 
     return at
 
@@ -1025,10 +1027,11 @@ def test_what_lies_beside_the_data_set_says_what_it_was_made_of(made, vggish):
 
 
 def test_who_stops_the_fit_by_the_function_is_told_by_which_signal(films, vggish, tmp_path, asked_to_stop):
-    asked_to_stop(2)
+    sizes = asked_to_stop(2)
     with pytest.raises(StoppedError, match="while components were fitted; 0 of 6 shards are kept") as stopped:
-        make(films, tmp_path / "out", audio=BackboneSettings(str(vggish), components=3), batch_size=2)
+        make(films, tmp_path / "out", audio=BackboneSettings(str(vggish), components=3), batch_size=1)
     assert stopped.value.signal == signal.SIGTERM and not list(tmp_path.iterdir())
+    assert sizes == [1, 1]  # the rest of the film was not waited for
 
 
 def test_the_forms_are_those_of_the_model_that_transformers_loads(made, vggish):

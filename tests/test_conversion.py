@@ -13,7 +13,8 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 from modeling_dualspace import checkpoint_layouts, conversion
 from modeling_dualspace.conversion import convert, read_components, render
-from modeling_dualspace.files import is_as_made
+from modeling_dualspace.extracted_set import check_place
+from modeling_dualspace.files import atomic_folder, is_as_made
 from modeling_dualspace.i3d import I3dConfig, I3dModel
 from modeling_dualspace.inception import InceptionConfig, InceptionModel
 from modeling_dualspace.known_backbones import load_backbone
@@ -307,6 +308,15 @@ def test_what_is_there_is_overwritten_on_demand_alone(checkpoint, weights, refus
     (foreign / "thesis.tex").write_text("mine")
     assert "was not made here" in refused("vggish", checkpoint, foreign, overwrite=True)
     assert "is a file; a folder will be made" in refused("vggish", checkpoint, checkpoint, overwrite=True)
+
+
+def test_a_network_replaces_no_data_set_and_features_replace_no_network(checkpoint, refused, tmp_path):
+    with atomic_folder(tmp_path / "features") as folder:
+        (folder / "README.md").write_text("a data set")
+    assert "holds something else than a network" in refused("vggish", checkpoint, tmp_path / "features", overwrite=True)
+    convert("vggish", checkpoint, tmp_path / "network")
+    with pytest.raises(ValueError, match="holds a model, which features do not replace"):
+        check_place(tmp_path / "films", tmp_path / "network", True)
 
 
 def test_nothing_is_left_of_a_conversion_that_fails(checkpoint, components, weights, refused, tmp_path, monkeypatch):
