@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(__doc__, rest)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        film = make_film(folder, given.film, 30 if arguments.quick else 90)
+        film = make_film(folder, given.film, 20 if arguments.quick else 90)
         with Film(film) as opened:
             seconds = opened.seconds
         decoders = {"decode": lambda: decode(film), "ffmpeg": lambda: decode_by_ffmpeg(film)}

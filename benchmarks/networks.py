@@ -38,10 +38,10 @@ def random_networks(folder: Path, small: bool) -> dict[str, Backbone]:
 def speeds(networks: dict[str, Backbone], repeats: int) -> dict[str, dict[str, float]]:
     """Units a second, from samples or frames to vectors: one at a time, and in batches; ours and the peers'."""
     return {
-        "vggish": _compared(networks["vggish"], 16, repeats, _torchvggish()),
+        "vggish": _compared(networks["vggish"], 8, repeats, _torchvggish()),
         "inception": _compared(networks["inception"], 8, repeats, _pytorchcv(networks["inception"])),
         "soundnet": _compared(networks["soundnet"], 2, repeats, None),
-        "i3d": _compared(networks["i3d"], 2, 1, None),
+        "i3d": _compared(networks["i3d"], 1, 1, None),
     }
 
 
