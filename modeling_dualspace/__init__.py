@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from . import baselines  # noqa: F401 - registers the compared systems
 from .cca import CanonicalLayer, Directions, canonical_directions, whitening
 from .configuration_dualspace import CrossModalConfig, DualSubspaceConfig
 from .distributed import gather_rows

@@ -32,6 +32,15 @@ class Directions(NamedTuple):
     correlations: Tensor
     """`(k,)`, falling, zero past the rank"""
 
+    def behind(self, covariances: Covariances, audio_map: Tensor, visual_map: Tensor) -> "Directions":
+        """Directions of mapped rows (`Covariances.mapped`) as directions of the rows themselves."""
+        return self._replace(
+            audio_mean=covariances.audio_mean,
+            audio_weights=audio_map @ self.audio_weights,
+            visual_mean=covariances.visual_mean,
+            visual_weights=visual_map @ self.visual_weights,
+        )
+
 
 def whitening(covariance: Tensor) -> Tensor:
     """W `(d, rank)` with `W' S W = I`, for a symmetric S that may have any rank.
@@ -210,15 +219,31 @@ class CanonicalLayer(KeepsFloat32):
 
     def audio(self, rows: Tensor) -> Tensor:
         """Audio rows `(n, audio_dim)` in the common space, at unit length `(n, dim)`; two columns more with lengths."""
-        return self._embed(rows, self.audio_mean, self.audio_weights, (0, 1))
+        return self._embed(self.audio_variates(rows), (0, 1))
 
     def visual(self, rows: Tensor) -> Tensor:
         """Visual rows `(n, visual_dim)` in the common space, at unit length, likewise."""
-        return self._embed(rows, self.visual_mean, self.visual_weights, (1, 0))
+        return self._embed(self.visual_variates(rows), (1, 0))
 
-    def _embed(self, rows: Tensor, mean: Tensor, weights: Tensor, zeros: tuple[int, int]) -> Tensor:
-        with torch.autocast(rows.device.type, enabled=False):
-            variates = (rows.to(mean.dtype) - mean) @ weights
+    def audio_variates(self, rows: Tensor) -> Tensor:
+        """Audio rows `(n, audio_dim)` along the directions, at whatever length `(n, dim)`."""
+        return _variates(rows, self.audio_mean, self.audio_weights)
+
+    def visual_variates(self, rows: Tensor) -> Tensor:
+        """Visual rows `(n, visual_dim)` likewise."""
+        return _variates(rows, self.visual_mean, self.visual_weights)
+
+    def check(self) -> None:
+        """Raises where no direction was found: there is no common space then."""
+        if not self.correlations.any():
+            self.forget()
+            raise ValueError(
+                "Nothing to fit to: no direction of the training rows correlates. Are there at least two rows, and do "
+                "the features vary?"
+            )
+
+    def _embed(self, variates: Tensor, zeros: tuple[int, int]) -> Tensor:
+        with torch.autocast(variates.device.type, enabled=False):
             # By the largest first: the square of a large number may not be one any more, nor that of a small one.
             largest = variates.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(variates.dtype).tiny)
             unit = nn.functional.normalize(variates / largest, dim=1)
@@ -232,3 +257,8 @@ class CanonicalLayer(KeepsFloat32):
         super()._load_from_state_dict(*args, **kwargs)
         self._fitted = False
         _ = self.fitted  # looked at here, so that no compiled graph has to
+
+
+def _variates(rows: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows.to(mean.dtype) - mean) @ weights

@@ -101,10 +101,33 @@ class CrossModalConfig(ClosedConfig):
     def validate_loss_weights(self) -> None:
         """Finite weights of at least 0."""
         for term, weight in self.loss_weights.items():
-            _check_weight(f"loss_weights[{term!r}]", weight)
+            check_at_least_zero(f"loss_weights[{term!r}]", weight)
 
 
-def _check_weight(name: str, value: float) -> None:
+def check_layers(config: CrossModalConfig, widths: tuple[str, ...], dropouts: tuple[str, ...] = ("dropout",)) -> None:
+    """Raises where layers cannot be built.
+
+    Args:
+        config: with `activation`.
+        widths: fields that hold the widths of hidden layers.
+        dropouts: fields that hold the share that is dropped.
+    """
+    for name in widths:
+        found = getattr(config, name)
+        if any(width < 1 for width in found):
+            raise ValueError(f"`{name}` must hold widths of at least 1, got {found}.")
+    for name in dropouts:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(config, name)}.")
+    activation = config.activation
+    if activation not in ACT2FN:
+        close = difflib.get_close_matches(activation, ACT2FN, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"`activation` must be one of those in transformers, got '{activation}'.{hint}")
+
+
+def check_at_least_zero(name: str, value: float) -> None:
+    """Raises, naming the field, unless the number is finite and not negative."""
     if not 0 <= value < math.inf:
         raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}.")
 
@@ -224,25 +247,15 @@ class DualSubspaceConfig(CrossModalConfig):
 
     def validate_network(self) -> None:
         """Towers that can be built."""
-        for name in ("audio_hidden", "visual_hidden"):
-            widths = getattr(self, name)
-            if any(width < 1 for width in widths):
-                raise ValueError(f"`{name}` must hold widths of at least 1, got {widths}.")
+        check_layers(self, widths=("audio_hidden", "visual_hidden"), dropouts=("dropout", "input_dropout"))
         if self.explicit_dim < 1:
             raise ValueError(f"`explicit_dim` must be at least 1, got {self.explicit_dim}.")
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
-        if self.activation not in ACT2FN:
-            close = difflib.get_close_matches(self.activation, ACT2FN, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"`activation` must be one of those in transformers, got '{self.activation}'.{hint}")
 
     def validate_objective(self) -> None:
         """Weights and ridges of the objective and the fusion."""
         for name in ("alpha", "beta", "ridge", "fusion_ridge", "fusion_power"):
             if getattr(self, name) is not None:
-                _check_weight(name, getattr(self, name))
+                check_at_least_zero(name, getattr(self, name))
         if self.fusion_cluster_weight is not None and not 0 <= self.fusion_cluster_weight <= 1:
             raise ValueError(f"`fusion_cluster_weight` must lie in 0..1, got {self.fusion_cluster_weight}.")
         if self.turns != ["model"] or self.codes:

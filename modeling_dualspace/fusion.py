@@ -127,12 +127,7 @@ def fit_fusion(
     else:
         chosen = _unchosen(config, train)
     layer.set(chosen.directions, chosen.power)
-    if not layer.correlations.any():
-        layer.forget()
-        raise ValueError(
-            "Nothing to fit the fusion to: no direction of the training outputs correlates. Are there at least two "
-            "rows, and do the features vary?"
-        )
+    layer.check()
     return chosen.record
 
 

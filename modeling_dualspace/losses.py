@@ -17,7 +17,14 @@ OrthogonalityKind = Literal["paper", "batch", "scale_free"]
 
 
 def canonical_correlation(
-    audio: Tensor, visual: Tensor, *, kind: CorrelationKind = "frobenius", ridge: float = 1e-4, relative: bool = True
+    audio: Tensor,
+    visual: Tensor,
+    *,
+    kind: CorrelationKind = "frobenius",
+    ridge: float = 1e-4,
+    relative: bool = True,
+    targets: Tensor | None = None,
+    cluster_weight: float = 0.0,
 ) -> Tensor:
     r"""The canonical correlation of a batch, a scalar to be maximised.
 
@@ -31,6 +38,9 @@ def canonical_correlation(
         ridge: r.
         relative: whether r is a multiple of the mean eigenvalue of each view. Then the term does not change when
             outputs are scaled; otherwise growing them is a way to a larger value.
+        targets: memberships `(n, C)`, rows of zeros where unknown; for a `cluster_weight`.
+        cluster_weight: $\lambda$: the cross-covariance is $(1-\lambda) S_{pairs} + \lambda S_{cl}$, whose second part
+            pairs each row with those of its class, as in `PairMoments`.
 
     Example:
         ```python
@@ -42,14 +52,29 @@ def canonical_correlation(
     """
     if not 0 <= ridge < math.inf:
         raise ValueError(f"A ridge must be a finite number of at least 0, got {ridge}.")
-    _check_rows(audio, visual)
+    if not 0 <= cluster_weight <= 1:
+        raise ValueError(f"A cluster weight must lie in 0..1, got {cluster_weight}.")
+    _check_rows(audio, visual, *([] if targets is None else [targets]))
     audio, visual = _at_least_float32(audio), _at_least_float32(visual)
     with torch.autocast(audio.device.type, enabled=False):
         centred_audio, centred_visual = _centred(audio), _centred(visual)
         factor_audio = _cholesky(centred_audio, audio, ridge, relative)
         factor_visual = _cholesky(centred_visual, visual, ridge, relative)
         cross = centred_audio.T @ centred_visual / len(audio)
+        if cluster_weight and targets is not None:
+            cross = torch.lerp(cross, _cluster_cross(centred_audio, centred_visual, targets.to(cross)), cluster_weight)
         return _sum_of_correlations(factor_audio, cross, factor_visual, kind, rows=len(audio))
+
+
+def _cluster_cross(audio: Tensor, visual: Tensor, targets: Tensor) -> Tensor:
+    """Cross-covariance of each row with the mean of its class; a row of no class stands for itself."""
+    sums = targets.sum(dim=1, keepdim=True)
+    members = targets / torch.where(sums > 0, sums, 1.0)
+    sizes = members.sum(dim=0)
+    inverse = torch.where(sizes > 0, 1 / torch.where(sizes > 0, sizes, 1.0), 0.0)
+    alone = (sums == 0).to(audio)
+    clusters = (members.T @ audio * inverse.unsqueeze(1)).T @ (members.T @ visual)
+    return (clusters + (audio * alone).T @ visual) / len(audio)
 
 
 def _sum_of_correlations(

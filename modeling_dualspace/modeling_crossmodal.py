@@ -13,8 +13,8 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_dualspace import CrossModalConfig, spec_parts
-from .distributed import gather_named_rows
-from .moments import check_finite
+from .distributed import agreed, all_reduce_sum, gather_named_rows, world_size
+from .moments import ColumnMoments, check_finite
 from .targets import check_labels
 
 Batch = dict[str, Tensor]
@@ -69,8 +69,9 @@ class CrossModalModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the parameters, or of the buffers where a closed form has nothing else."""
-        return next(tensor.dtype for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
+        """That of the parameters, or of the buffers where a closed form has nothing else; float32 without either."""
+        tensors = chain(self.parameters(), self.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -235,6 +236,34 @@ class CrossModalModel(PreTrainedModel):
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             rows += size
 
+    def _feature_moments(
+        self, data: Iterable[Batch], look: Callable[[Batch], None] | None = None
+    ) -> tuple[ColumnMoments, ColumnMoments]:
+        """Moments of the raw features of a data pass, audio and visual, of all processes.
+
+        Args:
+            data: the pass.
+            look: is shown every batch.
+        """
+        audio = ColumnMoments(self.config.audio_dim, "audio", self.device)
+        visual = ColumnMoments(self.config.visual_dim, "visual", self.device)
+
+        def walk() -> None:
+            for batch in self._batches(data):
+                audio.update(batch["audio_features"])
+                visual.update(batch["visual_features"])
+                if look is not None:
+                    look(batch)
+
+        agreed(walk)
+        return audio.all_reduce(), visual.all_reduce()
+
+    def _check_labels(self, batch: Batch) -> None:
+        """Raises where a batch that is learnt from has labels that are none."""
+        # On an accelerator a look at the values would wait for it in every step; `prepare` has seen them all.
+        if "labels" in batch and batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
+            check_labels(batch["labels"], self.config.num_labels or 0, len(batch["audio_features"]))
+
     def _check_pairs(self, batch: Batch) -> None:
         self._check_features(batch["audio_features"], self.config.audio_dim, "audio")
         self._check_features(batch["visual_features"], self.config.visual_dim, "visual")
@@ -297,6 +326,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         # One by one: somebody may have frozen a part.
         for module in training:
             module.training = True
+
+
+def share_batch_statistics(model: nn.Module) -> None:
+    """Averages the running statistics of batch norms over processes, each of which saw its own shards."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d) and world_size() > 1:
+            for running in (module.running_mean, module.running_var):
+                if running is not None:
+                    all_reduce_sum(running)
+                    running /= world_size()
+
+
+def check_outputs(*outputs: Tensor) -> None:
+    """Raises unless what a network makes of finite features is finite."""
+    if not all(torch.isfinite(rows).all() for rows in outputs):
+        raise ValueError(
+            "The outputs are not finite although the features are: training diverged. Lower the learning rate, "
+            "or clip the gradient."
+        )
 
 
 def _check_tensor(value: Any, what: str) -> None:

@@ -12,18 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.utils import logging
 
 from .cca import CanonicalLayer
 from .configuration_dualspace import DualSubspaceConfig
-from .distributed import agreed, all_reduce_sum, world_size
+from .distributed import agreed, all_reduce_sum
 from .fusion import fit_fusion, held_out_from, output_moments
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
-from .modeling_crossmodal import Batch, CrossModalModel, evaluating
-from .moments import ColumnMoments
-from .targets import check_labels, label_targets
-from .towers import FeatureStatistics, SubspaceTowers
+from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics
+from .targets import label_targets
+from .towers import FeatureStatistics, SubspaceTowers, init_layer
 
 logger = logging.get_logger(__name__)
 
@@ -75,16 +73,12 @@ class DualSubspaceModel(CrossModalModel):
         if not all(getattr(tensor, "_is_hf_initialized", False) for tensor in own):
             # Something was not in the file, or is being made anew: the fusion was not fitted to what comes now.
             self.fusion.forget()
-        if isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
             super()._init_weights(module)
-        elif isinstance(module, FeatureStatistics):
-            init.zeros_(module.mean)
-            init.ones_(module.scale)
         elif isinstance(module, CanonicalLayer):
             module.reset()
+        else:
+            init_layer(module)
 
     @property
     def uses_labels(self) -> bool:  # type: ignore[override]
@@ -152,21 +146,14 @@ class DualSubspaceModel(CrossModalModel):
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features, and looks at the labels."""
-        audio = ColumnMoments(self.config.audio_dim, "audio", self.device)
-        visual = ColumnMoments(self.config.visual_dim, "visual", self.device)
         seen = torch.zeros(self.config.implicit_dim, device=self.device)
 
-        def look() -> None:
-            for batch in self._batches(data):
-                audio.update(batch["audio_features"])
-                visual.update(batch["visual_features"])
-                if "labels" in batch:
-                    targets, known = label_targets(batch["labels"], self.config.implicit_dim)
-                    seen.add_((targets * known.unsqueeze(1)).sum(dim=0))
+        def look(batch: Batch) -> None:
+            if "labels" in batch:
+                targets, known = label_targets(batch["labels"], self.config.implicit_dim)
+                seen.add_((targets * known.unsqueeze(1)).sum(dim=0))
 
-        agreed(look)
-        audio.all_reduce()
-        visual.all_reduce()
+        audio, visual = self._feature_moments(data, look)
         all_reduce_sum(seen)
         self.audio_statistics.set(audio, self.config.feature_scaling)
         self.visual_statistics.set(visual, self.config.feature_scaling)
@@ -197,9 +184,7 @@ class DualSubspaceModel(CrossModalModel):
             self.visual_statistics(batch["visual_features"])
         )
         if "labels" in batch and self.uses_labels:
-            # On an accelerator a look at the values would wait for it in every step; `prepare` has seen them all.
-            if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
-                check_labels(batch["labels"], self.config.implicit_dim, len(batch["audio_features"]))
+            self._check_labels(batch)
             rows["labels"] = batch["labels"]
         return rows
 
@@ -261,7 +246,7 @@ class DualSubspaceModel(CrossModalModel):
             # `fusion` or `fusion_features` was set after building: the file would not fit the config beside it.
             layer = CanonicalLayer(*widths, self.config.fusion_dim, self.config.fusion_lengths)
             self.fusion = layer.to(self.fusion.audio_mean)
-        self._share_batch_statistics()
+        share_batch_statistics(self)
         held_out = None
         with evaluating(self), torch.no_grad():
             classes = self.config.implicit_dim
@@ -273,24 +258,11 @@ class DualSubspaceModel(CrossModalModel):
         self.config.fusion_choice = choice
         return choice, held_out is not None
 
-    def _share_batch_statistics(self) -> None:
-        """Averages the running statistics of batch norms over processes, each of which saw its own shards."""
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm1d) and world_size() > 1:
-                for running in (module.running_mean, module.running_var):
-                    if running is not None:
-                        all_reduce_sum(running)
-                        running /= world_size()
-
     def _outputs(self, data: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Concatenated outputs of each batch, audio and visual, and its labels."""
         for batch in self._batches(data):
             audio, visual = self._audio_outputs(batch["audio_features"]), self._visual_outputs(batch["visual_features"])
-            if not (torch.isfinite(audio).all() and torch.isfinite(visual).all()):
-                raise ValueError(
-                    "The outputs are not finite although the features are: training diverged. Lower the learning rate, "
-                    "or clip the gradient."
-                )
+            check_outputs(audio, visual)
             yield audio, visual, batch.get("labels")
 
 

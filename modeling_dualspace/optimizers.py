@@ -11,12 +11,16 @@ from .recipe import OptimizerSettings, ScheduleSettings
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> Optimizer:
-    """SGD or AdamW of named parameters; vectors (biases, norms) are not decayed."""
+    """The optimiser of named parameters; vectors (biases, norms) are not decayed."""
     groups = [
         {"params": [one for one in parameters.values() if one.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [one for one in parameters.values() if one.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if settings.name == "adamax":
+        return torch.optim.Adamax(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=settings.lr, alpha=settings.momentum)
     # Fused: one pass over memory instead of one an operation, on CPU and GPU alike.
     fused = all(one.device.type in ("cpu", "cuda") for one in parameters.values())
     if settings.name == "sgd":

@@ -34,6 +34,16 @@ class Covariances(NamedTuple):
             self.visual_mean[columns],
         )
 
+    def mapped(self, audio_map: Tensor, visual_map: Tensor) -> "Covariances":
+        """Those of `audio @ audio_map` and `visual @ visual_map`."""
+        return Covariances(
+            audio_map.T @ self.audio @ audio_map,
+            visual_map.T @ self.visual @ visual_map,
+            audio_map.T @ self.cross @ visual_map,
+            self.audio_mean @ audio_map,
+            self.visual_mean @ visual_map,
+        )
+
 
 class PairMoments:
     r"""Weighted moments of paired rows and of their classes, in one pass.
@@ -221,10 +231,15 @@ class PairMoments:
         self.weight, self.rows = weight, int(rows)
         return self
 
-    def covariances(self, cluster_weight: float = 0.0) -> Covariances:
+    def covariances(self, cluster_weight: float = 0.0, *, all_pairs: bool = False) -> Covariances:
         r"""$S_{aa}$, $S_{vv}$ and $(1-\lambda) S_{pairs} + \lambda S_{cl}$, where $\lambda$ is `cluster_weight`.
 
         A column that varies by no more than rounding has no covariance with anything, itself included.
+
+        Args:
+            cluster_weight: share of the pairs of a class in the cross-covariance.
+            all_pairs: every pair of a class counts the same in $S_{cl}$, so that a class counts as its pairs do, not
+                as its clips; a correlation may then be above one.
         """
         if not 0 <= cluster_weight <= 1:
             raise ValueError(f"A cluster weight must lie in 0..1, got {cluster_weight}.")
@@ -233,8 +248,7 @@ class PairMoments:
         if not self.weight > 0:
             raise ValueError(f"Cannot fit to {self.rows} rows that all weigh nothing.")
         pairs = self.labelled_cross + self.unlabelled_cross
-        inverse = torch.where(self.class_weight > 0, 1 / self.class_weight, 0.0)
-        clusters = (self.class_audio * inverse.unsqueeze(1)).T @ self.class_visual + self.unlabelled_cross
+        clusters = self._clusters(all_pairs)
         cross = torch.lerp(pairs, clusters, cluster_weight)
         audio, visual, cross = (sums / self.weight for sums in (self.audio_scatter, self.visual_scatter, cross))
         audio_mean, visual_mean = self.audio_centre.mean, self.visual_centre.mean
@@ -247,3 +261,12 @@ class PairMoments:
             audio_mean,
             visual_mean,
         )
+
+    def _clusters(self, all_pairs: bool) -> Tensor:
+        """Sum over all clips of a clip with those of its class; each has the weight that it has by itself."""
+        if not all_pairs:
+            inverse = torch.where(self.class_weight > 0, 1 / self.class_weight, 0.0)
+            return (self.class_audio * inverse.unsqueeze(1)).T @ self.class_visual + self.unlabelled_cross
+        alone = self.weight - self.class_weight.sum()
+        pairs = self.class_weight.square().sum() + alone  # each unlabelled clip has one: with itself
+        return (self.class_audio.T @ self.class_visual + self.unlabelled_cross) * (self.weight / pairs)

@@ -34,13 +34,15 @@ class OptimizerSettings:
     """How a player's parameters move.
 
     Args:
-        name: `sgd`, the paper's, or `adamw`.
+        name: `sgd`, the paper's, `adamw` (without decay that is Adam), `adamax`, or `rmsprop`.
         lr: the learning rate, before the schedule.
-        momentum: of `sgd`; the first of the two betas of `adamw`.
-        weight_decay: of matrices; biases and norms have none.
+        momentum: of `sgd`; the first of the two betas of `adamw` and `adamax`; of `rmsprop` how much of its running
+            mean square stays with each step.
+        weight_decay: of matrices; biases and norms have none. `adamw` takes it off the weights, the others add it to
+            the gradient.
     """
 
-    name: Literal["sgd", "adamw"] = "adamw"
+    name: Literal["sgd", "adamw", "adamax", "rmsprop"] = "adamw"
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0

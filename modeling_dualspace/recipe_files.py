@@ -30,7 +30,8 @@ class RecipeKind(NamedTuple):
 
     def names(self) -> list[str]:
         """Those that come with DualSpace."""
-        found = sorted(path.stem for path in resource("configs").glob("*.yaml"))
+        folder = resource("configs")
+        found = sorted(str(path.relative_to(folder).with_suffix("").as_posix()) for path in folder.rglob("*.yaml"))
         return [name for name in found if name.startswith(EXTRACTION) == (self is EXTRACTING)]
 
 
@@ -82,8 +83,9 @@ def _find(name: str, kind: RecipeKind) -> Path:
     known, other = kind.names(), TRAINING if kind is EXTRACTING else EXTRACTING
     if name in known:
         return resource(f"configs/{name}.yaml")
-    close = difflib.get_close_matches(path.stem, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else f" Ours are {', '.join(known)}."
+    ours = {one.rsplit("/")[-1]: one for one in reversed(known)}  # baselines/cca is meant by cca too
+    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(path.stem, ours, n=1)
+    hint = f" Did you mean {ours.get(close[0], close[0])}?" if close else f" Ours are {', '.join(known)}."
     if path.stem in other.names():
         hint = f" {path.stem} is one for {other.command}."
     raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")

@@ -1,7 +1,10 @@
 """From raw features to the outputs of both subspaces, one modality at a time."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 
 from .configuration_dualspace import DualSubspaceConfig
@@ -37,8 +40,8 @@ class FeatureStatistics(KeepsFloat32):
         return (features - self.mean) / self.scale
 
 
-def _layers(widths: list[int], config: DualSubspaceConfig) -> nn.Sequential:
-    """Linear, normalisation, activation, dropout from each width to the next."""
+def hidden_layers(widths: list[int], config: Any) -> nn.Sequential:
+    """Linear, normalisation, activation, dropout from each width to the next, as `config` names them."""
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
         layers += [
@@ -50,6 +53,20 @@ def _layers(widths: list[int], config: DualSubspaceConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def init_layer(module: nn.Module) -> bool:
+    """Begins a linear layer or feature statistics as all our networks do; False where a module is neither."""
+    if isinstance(module, nn.Linear):
+        init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, FeatureStatistics):
+        init.zeros_(module.mean)
+        init.ones_(module.scale)
+    else:
+        return False
+    return True
+
+
 class SubspaceTowers(nn.Module):
     """One modality's way into both subspaces: two towers, or one trunk with two heads (`shared`)."""
 
@@ -58,9 +75,9 @@ class SubspaceTowers(nn.Module):
         self.input_dropout = nn.Dropout(config.input_dropout)
         widths = [width, *hidden]
         shared = config.variant == "shared"
-        self.trunk = _layers(widths, config) if shared else nn.Identity()
+        self.trunk = hidden_layers(widths, config) if shared else nn.Identity()
         self.explicit, self.implicit = (
-            nn.Sequential(*([] if shared else _layers(widths, config)), nn.Linear(widths[-1], outputs))
+            nn.Sequential(*([] if shared else hidden_layers(widths, config)), nn.Linear(widths[-1], outputs))
             for outputs in (config.explicit_dim, config.implicit_dim)
         )
 

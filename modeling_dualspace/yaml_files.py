@@ -54,7 +54,7 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return content
     below = file.parent / str(base)
-    if not below.is_file() and re.fullmatch(r"\w+", str(base)):  # the name of one of ours
+    if not below.is_file() and re.fullmatch(r"[\w/]+", str(base)):  # the name of one of ours
         with suppress(FileNotFoundError):
             below = resource(f"configs/{base}.yaml")
     if not below.is_file():

@@ -20,7 +20,9 @@ RINGS = [
         "ranking", "targets", "towers",
     },
     {
-        "arrow_tensors", "audio_backbones", "backbones", "card_template", "checkpoint_files", "checkpoint_layouts",
+        "arrow_tensors", "audio_backbones", "backbones", "baselines.__init__", "baselines.c_dcca", "baselines.cca",
+        "baselines.cluster_cca", "baselines.dcca", "baselines.kcca", "baselines.random", "baselines.tnn_c_cca",
+        "canonical_system", "card_template", "checkpoint_files", "checkpoint_layouts",
         "checkpoints", "clip_folder", "clip_table", "clips", "console", "conv_norm", "conversion", "data_card",
         "extracted_set", "extraction_plan", "extraction_recipe", "extraction_shards", "feature_builder",
         "feature_checks", "feature_dataset", "feature_network", "feature_parts", "feature_pca", "feature_schema",
@@ -28,10 +30,12 @@ RINGS = [
         "figure_style", "figures", "files", "film_reader", "i3d", "inception", "keras_layout", "known_backbones",
         "legacy_prefix_average", "media", "media_inputs", "media_tracks", "metric_space", "model_card", "optimizers",
         "paper_networks", "pooling", "processing_dualspace", "recipe", "recipe_files", "release_checks",
-        "release_plan", "release_secrets", "resources", "results", "retrieval_map", "retrieval_scores", "run_folder",
+        "release_plan", "release_secrets", "resources", "results", "retrieval_map", "retrieval_scores", "row_hash",
+        "run_folder",
         "sample_clips", "sample_scenes", "scene", "soundnet", "spectra", "splits", "staging", "synthetic",
         "torch7_files", "training_data", "training_progress", "transformers_backbones", "transformers_models",
-        "transformers_processors", "typed", "units", "validation", "vggish", "visual_backbones", "yaml_files",
+        "transformers_processors", "triplets", "typed", "units", "validation", "vggish", "visual_backbones",
+        "yaml_files",
     },
     {
         "component_fitting", "data_release", "evaluation", "extraction", "final_score", "hub", "hub_faults",
@@ -61,12 +65,16 @@ def name_of(path: Path) -> str:
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Siblings and third parties a file names in import statements, wherever in the file they stand."""
     siblings, others = set(), set()
+    folder = name_of(path).rpartition(".")[0] if path.is_relative_to(PACKAGE) else ""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             others |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            names = {alias.name if alias.name in RING else "__init__" for alias in node.names}
-            siblings |= {node.module} if node.module else names
+            inside = [folder] if folder and node.level == 1 else []
+            named = [[*inside, node.module] if node.module else [*inside, alias.name] for alias in node.names]
+            found = {".".join(parts) for parts in named}
+            found = {f"{name}.__init__" if f"{name}.__init__" in RING else name for name in found}
+            siblings |= {name if name in RING else "__init__" for name in found}
         elif isinstance(node, ast.ImportFrom):
             others.add(node.module.split(".")[0])
     return siblings, others

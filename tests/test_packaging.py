@@ -33,8 +33,8 @@ def test_the_wheel_has_every_module_the_command_and_the_licence(wheel):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "modeling_dualspace").rglob("*.py")}
     assert modules | {"modeling_dualspace/data_card.md"} <= names
     folders = ("configs", "releases", "accelerate_configs")
-    files = [path for folder in folders for path in (ROOT / "training" / folder).iterdir()]
-    recipes = {f"modeling_dualspace/resources/{path.parent.name}/{path.name}" for path in files}
+    files = [path for folder in folders for path in (ROOT / "training" / folder).rglob("*.yaml")]
+    recipes = {f"modeling_dualspace/resources/{path.relative_to(ROOT / 'training')}" for path in files}
     assert recipes | {"modeling_dualspace/resources/model_card.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))

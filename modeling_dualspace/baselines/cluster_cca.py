@@ -1,0 +1,53 @@
+"""Cluster canonical correlation analysis (C-CCA)."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+from ..canonical_system import ClusterConfig, ClusterModel, Maps, standardizing
+from ..pair_moments import Covariances
+
+
+@strict
+class ClusterCcaConfig(ClusterConfig):
+    """Defaults are the published method; `pairing="mixed", cluster_weight=0.8` is what its authors' code does.
+
+    Args:
+        feature_scaling: `standardize` adds the ridge to columns of unit variance; `none` to those of the features.
+    """
+
+    model_type = "dualspace_cluster_cca"
+
+    feature_scaling: Literal["standardize", "none"] = "none"
+
+
+class ClusterCcaModel(ClusterModel):
+    r"""Cluster CCA: the linear maps along which a sound correlates with all sights of its category.
+
+    All audio-visual pairs of a category take part (Rasiwasia et al., "Cluster canonical correlation analysis", AISTATS
+    2014), in closed form: see `ClusterModel` for the three ways to count them. With C categories there are at most
+    C - 1 directions; those past them are zero. `power=1` is the weighted form.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> clips = {"audio_features": torch.randn(60, 4), "visual_features": torch.randn(60, 6),
+        ...          "labels": torch.arange(60) % 3}
+        >>> model = ClusterCcaModel(ClusterCcaConfig(audio_dim=4, visual_dim=6, num_labels=3))
+        >>> model.finish([clips])
+        >>> int((model.layer.correlations > 0).sum())
+        2
+
+        ```
+    """
+
+    config_class = ClusterCcaConfig
+    config: ClusterCcaConfig
+
+    def __init__(self, config: ClusterCcaConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def _maps(self, covariances: Covariances) -> Maps | None:
+        return standardizing(covariances) if self.config.feature_scaling == "standardize" else None

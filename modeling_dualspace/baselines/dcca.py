@@ -1,0 +1,140 @@
+"""Deep canonical correlation analysis (DCCA)."""
+
+from collections.abc import Iterable
+from dataclasses import field
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from ..canonical_system import CanonicalConfig, CanonicalModel
+from ..configuration_dualspace import check_at_least_zero, check_layers
+from ..losses import canonical_correlation
+from ..modeling_crossmodal import Batch
+from ..towers import FeatureStatistics, hidden_layers
+
+
+@strict
+class DccaConfig(CanonicalConfig):
+    """Defaults are the network of the published figures: three hidden layers of 1024, sigmoid, batch norm.
+
+    Args:
+        audio_hidden: widths of the hidden layers of the audio network.
+        visual_hidden: likewise.
+        network_dim: width of what both networks give.
+        activation: after each hidden layer, by its name in transformers.
+        dropout: after each activation.
+        normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
+        feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
+        correlation: `nuclear`, the published one, or `frobenius`; see `canonical_correlation`.
+        correlation_ridge: r of the correlation that is learnt; `ridge` is that of the linear CCA afterwards.
+        correlation_ridge_relative: whether it is a multiple of the mean eigenvalue of each side.
+    """
+
+    model_type = "dualspace_dcca"
+    players = ("model",)
+
+    turns: list[str] = field(default_factory=lambda: ["model"])
+    audio_hidden: list[int] = field(default_factory=lambda: [1024, 1024, 1024])
+    visual_hidden: list[int] = field(default_factory=lambda: [1024, 1024, 1024])
+    network_dim: int = 10
+    activation: str = "sigmoid"
+    dropout: float | int = 0.0
+    normalization: Literal["none", "batch", "layer"] = "batch"
+    feature_scaling: Literal["standardize", "center", "none"] = "standardize"
+    correlation: Literal["nuclear", "frobenius"] = "nuclear"
+    correlation_ridge: float | int = 1e-3
+    correlation_ridge_relative: bool = False
+
+    def validate_network(self) -> None:
+        """Networks that can be built, and a ridge."""
+        check_layers(self, widths=("audio_hidden", "visual_hidden"))
+        check_at_least_zero("correlation_ridge", self.correlation_ridge)
+        if self.network_dim < 1:
+            raise ValueError(f"`network_dim` must be at least 1, got {self.network_dim}.")
+
+
+class DccaModel(CanonicalModel):
+    r"""Deep CCA: two networks whose outputs correlate, and a linear CCA of the outputs.
+
+    $$\min_{f, g}\; -\|T(f(a), g(v))\|_*$$
+
+    over large batches (Andrew et al., "Deep canonical correlation analysis", ICML 2013); no label is read. After
+    training, canonical directions are fitted to the outputs of the training clips. Their last layers have no bias: a
+    correlation does not see it.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> clips = {"audio_features": torch.randn(50, 4), "visual_features": torch.randn(50, 6)}
+        >>> model = DccaModel(DccaConfig(audio_dim=4, visual_dim=6, embed_dim=3, network_dim=3, audio_hidden=[8],
+        ...                              visual_hidden=[8]))
+        >>> model.prepare([clips])
+        >>> list(model(**clips).terms)
+        ['correlation']
+        >>> model.finish([clips])
+        >>> model.get_audio_embeds(clips["audio_features"]).shape
+        torch.Size([50, 3])
+
+        ```
+    """
+
+    config_class = DccaConfig
+    config: DccaConfig
+    uses_labels = False
+
+    def __init__(self, config: DccaConfig):
+        super().__init__(config, config.network_dim, config.network_dim)
+        self.audio_statistics = FeatureStatistics(config.audio_dim)
+        self.visual_statistics = FeatureStatistics(config.visual_dim)
+        self.audio_network = self._network([config.audio_dim, *config.audio_hidden])
+        self.visual_network = self._network([config.visual_dim, *config.visual_hidden])
+        self.post_init()
+
+    def _network(self, widths: list[int]) -> nn.Sequential:
+        last = nn.Linear(widths[-1], self.config.network_dim, bias=False)
+        return nn.Sequential(*hidden_layers(widths, self.config), last)
+
+    def parts(self) -> dict[str, list[str]]:
+        """The first layers with the statistics, and the directions."""
+        found = super().parts()
+        for modality in ("audio", "visual"):
+            first = f"{modality}_statistics.", f"{modality}_network.0."
+            found[f"{modality}_features"] = [name for name in self.state_dict() if name.startswith(first)]
+        return found
+
+    @property
+    def smallest_batch(self) -> int:
+        """Two sides with k columns each correlate perfectly in some direction over 2k rows, whatever they are."""
+        return 2 * self.config.network_dim + 1
+
+    def prepare(self, data: Iterable[Batch]) -> None:
+        """Fits mean and scale of the raw features."""
+        audio, visual = self._feature_moments(data)
+        self.audio_statistics.set(audio, self.config.feature_scaling)
+        self.visual_statistics.set(visual, self.config.feature_scaling)
+        self.layer.forget()
+
+    def _rows(self, features: Tensor, modality: str) -> Tensor:
+        network, statistics = getattr(self, f"{modality}_network"), getattr(self, f"{modality}_statistics")
+        return network(statistics(features).to(network[0].weight.dtype))
+
+    def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
+        """Outputs of both networks."""
+        return {modality: self._rows(batch[f"{modality}_features"], modality) for modality in ("audio", "visual")}
+
+    def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
+        """Minus the correlation."""
+        return {"correlation": -self._correlation(rows)}
+
+    def _correlation(self, rows: dict[str, Tensor], **clusters) -> Tensor:
+        config = self.config
+        return canonical_correlation(
+            rows["audio"],
+            rows["visual"],
+            kind=config.correlation,
+            ridge=config.correlation_ridge,
+            relative=config.correlation_ridge_relative,
+            **clusters,
+        )

@@ -1,0 +1,78 @@
+"""A random ranking: the floor of every table."""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from ..configuration_dualspace import CrossModalConfig
+from ..modeling_crossmodal import CrossModalModel
+from ..row_hash import random_normals, random_salt, row_hash
+
+
+@strict
+class RandomConfig(CrossModalConfig):
+    """Embeddings drawn once a clip.
+
+    Args:
+        seed: of the draw.
+    """
+
+    model_type = "dualspace_random"
+
+    seed: int = 0
+
+
+class RandomModel(CrossModalModel):
+    """Embeddings drawn at random: uniform on the sphere, once a clip and modality, by a seed.
+
+    The draw is a hash of the clip's own features, so that the same clip has the same embedding wherever and with
+    whatever other clips it is asked for; two clips with the same features share one.
+
+    Example:
+        ```python
+        >>> model = RandomModel(RandomConfig(audio_dim=4, visual_dim=6, seed=1))
+        >>> sounds = torch.randn(3, 4)
+        >>> model.get_audio_embeds(sounds).shape
+        torch.Size([3, 10])
+        >>> torch.equal(model.get_audio_embeds(sounds)[2:], model.get_audio_embeds(sounds[2:]))
+        True
+
+        ```
+    """
+
+    config_class = RandomConfig
+    config: RandomConfig
+    uses_labels = False
+    audio_salt: Tensor
+    visual_salt: Tensor
+
+    def __init__(self, config: RandomConfig):
+        super().__init__(config)
+        for name, width in (("audio_salt", config.audio_dim), ("visual_salt", config.visual_dim)):
+            self.register_buffer(name, torch.zeros(width + 1, dtype=torch.int64))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self:
+            salt = random_salt(len(self.audio_salt) + len(self.visual_salt), self.config.seed)
+            parts = salt.split([len(self.audio_salt), len(self.visual_salt)])
+            for buffer, part in zip((self.audio_salt, self.visual_salt), parts, strict=True):
+                if not getattr(buffer, "_is_hf_initialized", False):
+                    buffer.copy_(part)
+
+    def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
+        """Embeddings `(n, embed_dim)` of unit length of raw audio features `(n, audio_dim)`."""
+        return self._embed(
+            audio_features, self.config.audio_dim, "audio", lambda rows: self._drawn(rows, self.audio_salt)
+        )
+
+    def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
+        """Embeddings `(n, embed_dim)` of unit length of raw visual features `(n, visual_dim)`."""
+        return self._embed(
+            visual_features, self.config.visual_dim, "visual", lambda rows: self._drawn(rows, self.visual_salt)
+        )
+
+    def _drawn(self, rows: Tensor, salt: Tensor) -> Tensor:
+        # The last number tells seeds and modalities apart, whatever the row.
+        keys = row_hash(rows, salt[:-1]) + salt[-1]
+        return nn.functional.normalize(random_normals(keys, self.config.embed_dim), dim=1).to(rows.device).float()
