@@ -5,23 +5,26 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
 
-def parse(description: str | None, argv: list[str] | None = None, *, data: bool = False) -> argparse.Namespace:
+def parse(
+    description: str | None, argv: list[str] | None = None, *, data: bool | Literal["if there is any"] = False
+) -> argparse.Namespace:
     """`--quick` takes less than a minute on two cores; `--check` makes a missed goal an exit code of 1.
 
     Args:
         description: the script's docstring.
         argv: what was typed.
-        data: ask for real data (`--data`), of which test is scored with `--final` only.
+        data: ask for real data (`--data`), of which test is scored with `--final` only; or offer to take some.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller sizes: less than 50 s on two cores")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
     if data:
-        parser.add_argument("--data", required=True, help="the folder with the published files")
+        parser.add_argument("--data", required=data is True, help="the folder with the published files")
         parser.add_argument("--final", action="store_true", help="score test too: once, when nothing is left to choose")
     return parser.parse_args(argv)
 

@@ -23,6 +23,7 @@ import torch
 from datasets import Dataset
 from harness import parse, report
 from systems import (
+    PAPERS_FUSION,
     Linear,
     Table,
     Trained,
@@ -68,10 +69,10 @@ def whole_table(splits: dict[str, Dataset], final: bool, seeds: range) -> Table:
                 changed(recipe, seed, {"model": {"variant": variant}}),
                 {split: splits[split] for split in ("train", "validation")},
             )
-            fusions = {name: None} | ({"dual, the paper's fusion": "cca"} if name == DUAL else {})
+            fusions = {name: {}} | ({"dual, the paper's fusion": PAPERS_FUSION} if name == DUAL else {})
             for row, fusion in fusions.items():
                 table.add(row, **{
-                    split: found.scores(splits[split], refit=split == "test", fusion=fusion) for split in table.splits
+                    split: found.scores(splits[split], refit=split == "test", finish=fusion) for split in table.splits
                 })  # fmt: skip
     return table
 

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 
-from modeling_dualspace import PairMoments, canonical_directions
+from modeling_dualspace.baselines import ClusterCcaConfig, ClusterCcaModel
 from modeling_dualspace.feature_dataset import FeatureBatches, to_tensors
 from modeling_dualspace.loading import load_model, load_splits
 from modeling_dualspace.ranking import mean_average_precision, summed_average_precision
@@ -47,35 +47,18 @@ class Linear:
         self, clips: Mapping[str, Tensor], classes: int, dim: int, *,
         cluster_weight: float = 0.0, ridge: float = 1e-4, power: float = 0.0, all_pairs: bool = False,
     ):  # fmt: skip
-        self.scales = {
-            name: (clips[name].mean(dim=0), _deviation(clips[name])) for name in ("audio_features", "visual_features")
-        }
-        targets = label_targets(clips["labels"], classes)[0]
-        audio, visual = self._scaled(clips, "audio_features"), self._scaled(clips, "visual_features")
-        weights = {"weights": targets @ targets.sum(dim=0)} if all_pairs else {}
-        moments = PairMoments(audio.shape[1], visual.shape[1], classes).update(audio, visual, targets, **weights)
-        directions = canonical_directions(moments.covariances(cluster_weight), dim, ridge, relative=True)
-        weight = directions.correlations.clamp(0, 1) ** power
-        self.maps = {
-            "audio_features": (directions.audio_mean, directions.audio_weights * weight),
-            "visual_features": (directions.visual_mean, directions.visual_weights * weight),
-        }
-
-    def _scaled(self, clips: Mapping[str, Tensor], name: str) -> Tensor:
-        mean, deviation = self.scales[name]
-        return (clips[name] - mean) / deviation
+        config = ClusterCcaConfig(
+            audio_dim=clips["audio_features"].shape[1], visual_dim=clips["visual_features"].shape[1],
+            num_labels=classes, embed_dim=dim, pairing="all" if all_pairs else "even", cluster_weight=cluster_weight,
+            feature_scaling="standardize", ridge=ridge, ridge_relative=True, power=power,
+        )  # fmt: skip
+        self.model = ClusterCcaModel(config)
+        self.model.finish([clips])
 
     def embed(self, clips: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Unit rows, audio and visual."""
-        found = []
-        for name, (mean, weights) in self.maps.items():
-            found.append(nn.functional.normalize((self._scaled(clips, name).double() - mean) @ weights, dim=1))
-        return found[0], found[1]
-
-
-def _deviation(rows: Tensor) -> Tensor:
-    deviation = rows.std(dim=0, correction=0)
-    return torch.where(deviation > 0, deviation, 1.0)
+        embeds = self.model.get_audio_embeds, self.model.get_visual_embeds
+        return embeds[0](clips["audio_features"]), embeds[1](clips["visual_features"])
 
 
 def score(embeds: tuple[Tensor, Tensor], clips: Mapping[str, Tensor], classes: int) -> Scores:
@@ -121,6 +104,9 @@ def weighted_cluster_cca(clips: Mapping[str, Tensor], classes: int, dim: int) ->
     return Linear(clips, classes, dim, power=1.0, **best)
 
 
+PAPERS_FUSION = {"fusion": "cca", "fusion_lengths": False}
+
+
 def changed(recipe: Recipe, seed: int, settings: Mapping[str, Any]) -> Recipe:
     """The recipe with other settings."""
     content = recipe.resolved()
@@ -141,11 +127,12 @@ class Trained:
             before = Path(folder, "run", "before-refit")
             self.chosen = load_model(str(before)) if before.exists() else self.refit
 
-    def scores(self, split: Dataset, *, refit: bool, fusion: str | None = None) -> Scores:
-        """On a split; with another fusion of the same towers, if one is named."""
+    def scores(self, split: Dataset, *, refit: bool, finish: Mapping[str, Any] | None = None) -> Scores:
+        """On a split; finished anew with other settings of the closed form behind the networks, if any are named."""
         model: Any = self.refit if refit else self.chosen
-        if fusion is not None:
-            model.config.fusion, model.config.fusion_lengths = fusion, False
+        if finish:
+            for name, value in finish.items():
+                setattr(model.config, name, value)
             learnt = concatenate_datasets(list(self.splits.values())) if refit else self.splits["train"]
             with quiet():
                 model.finish(FeatureBatches(learnt))
@@ -226,14 +213,15 @@ def tensors(*splits: Dataset) -> dict[str, Tensor]:
     return to_tensors(concatenate_datasets(list(splits)) if len(splits) > 1 else splits[0])
 
 
-def built(script: str, source: str, configs: Sequence[str]) -> dict[str, dict[str, Dataset]]:
+def built(script: str, source: str | None, configs: Sequence[str]) -> dict[str, dict[str, Dataset]]:
     """What a script of dataset_scripts makes of published files, by configuration and split."""
     builder = Path(__file__).parent.parent / "dataset_scripts" / f"{script}.py"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "features")
         done = subprocess.run(
-            [sys.executable, str(builder), "--source", source, "--out", str(out)], capture_output=True, text=True
-        )
+            [sys.executable, str(builder), *([] if source is None else ["--source", source]), "--out", str(out)],
+            capture_output=True, text=True,
+        )  # fmt: skip
         if done.returncode:
             sys.exit(done.stderr.strip().splitlines()[-1])
         with quiet():

@@ -19,7 +19,7 @@ from typing import Any
 
 from datasets import Dataset
 from harness import parse, report
-from systems import NAMES_OF_TEXTS, Linear, Table, Trained, add_closed_forms, built, weighted_cluster_cca
+from systems import NAMES_OF_TEXTS, PAPERS_FUSION, Linear, Table, Trained, add_closed_forms, built, weighted_cluster_cca
 
 from modeling_dualspace.recipe import Recipe, load_recipe
 
@@ -60,10 +60,10 @@ def trained(
         for name, model in variants.items():
             settings = replace(recipe.train, seed=seed)
             found = Trained(replace(recipe, model=recipe.model | model, train=settings), learnt)
-            fusions = {name: None} | ({"dual, the paper's fusion": "cca"} if name == DUAL else {})
+            fusions = {name: {}} | ({"dual, the paper's fusion": PAPERS_FUSION} if name == DUAL else {})
             for row, fusion in fusions.items():
                 table.add(row, **{
-                    split: found.scores(splits[split], refit=split == "test", fusion=fusion) for split in table.splits
+                    split: found.scores(splits[split], refit=split == "test", finish=fusion) for split in table.splits
                 })  # fmt: skip
             print(
                 f"seed {seed} {name}: {table.found[name]['validation'][-1]['map']:.4f} on validation", file=sys.stderr

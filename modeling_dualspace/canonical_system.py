@@ -120,6 +120,7 @@ class CanonicalModel(CrossModalModel):
             directions = canonical_directions(fitted, self.config.embed_dim, ridge, relative)
             if maps is not None:
                 directions = directions.behind(covariances, *maps)
+            self.layer.lengths = self.config.lengths
             self.layer.set(directions, self.config.power)
         self.layer.check()
 

@@ -1,5 +1,6 @@
 """A model as the Hub gets it: weights, configuration, code, a card with its own numbers, and its figures."""
 
+import inspect
 import itertools
 import json
 import re
@@ -59,6 +60,7 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
         "repo_id": staged.repo_id,
         "license": item.license,
         "config": model.config,
+        "system": plain(_said_of(model)),
         "check": _check_values(model) | ({"features": check_features(processor)} if processor else {}),
         "processor": None if processor is None else processor.to_dict(),
         "fingerprint": fingerprint,
@@ -73,6 +75,11 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     except (LookupError, TypeError) as error:
         raise ValueError(f"A result of {item.path} is not complete ({error}): evaluate the model again.") from None
     write_text(staged.folder / CARD, card)
+
+
+def _said_of(model: Any) -> str:
+    """The first sentence of what a system says of itself."""
+    return " ".join((inspect.getdoc(type(model)) or type(model).__name__).split("\n\n")[0].split())
 
 
 def _results(item: Item, run: Run, staged: Staged) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -122,7 +122,7 @@ def training_pictures(sources: Sequence[Source], numbers: Mapping[str, int]) -> 
     groups: dict[tuple[str, frozenset[str]], dict[str, list[dict[str, Any]]]] = {}
     for source in sources:
         history = [{"terms": {}, **line} for line in source.run.history if "epoch" in line]
-        if history:
+        if any(line["terms"] for line in history):  # a closed form has no course
             data = str((source.run.recipe or {}).get("data"))
             groups.setdefault((data, frozenset(history[0]["terms"])), {})[source.name] = history
     fours = [list(runs.items())[start : start + 4] for runs in groups.values() for start in range(0, len(runs), 4)]

@@ -10,9 +10,9 @@ _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 generators", OOPSLA 2014)."""
 
 
-def random_salt(size: int, seed: int) -> Tensor:
-    """`(size,)` numbers of 64 bits to hash rows with."""
-    generator = torch.Generator().manual_seed(seed)
+def random_salt(size: int, seed: int | None = None) -> Tensor:
+    """`(size,)` numbers of 64 bits to hash rows with; without a seed they are drawn from torch's generator."""
+    generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
     return torch.randint(-(2**63), 2**63 - 1, (size,), generator=generator, dtype=torch.int64)
 
 

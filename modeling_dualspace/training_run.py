@@ -352,7 +352,7 @@ class _Training:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
         terms = "  ".join(f"{name} {value:.4f}" for name, value in line["terms"].items())
         score = "" if found is None else f"  validation MAP {found['map']:.4f}{' *' if better else ''}"
-        self._say(f"epoch {line['epoch']}/{epochs}  {terms}{score}")
+        self._say(f"epoch {line['epoch']}/{epochs}  {terms}{score}" if terms else f"fitted in closed form{score}")
 
     def _say(self, text: str) -> None:
         if self.says:

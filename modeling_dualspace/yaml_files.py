@@ -54,9 +54,10 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return content
     below = file.parent / str(base)
-    if not below.is_file() and re.fullmatch(r"[\w/]+", str(base)):  # the name of one of ours
+    if not below.is_file() and re.fullmatch(r"[\w/]+", str(base)):  # the name of one beside it, or of one of ours
+        beside = file.parent / f"{base}.yaml"
         with suppress(FileNotFoundError):
-            below = resource(f"configs/{base}.yaml")
+            below = beside if beside.is_file() else resource(f"configs/{base}.yaml")
     if not below.is_file():
         raise ValueError(f"{file} extends {base}, and there is neither {below} nor a recipe of ours of that name.")
     extended = read_yaml(below, (*inside, file.resolve()))

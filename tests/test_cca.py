@@ -268,6 +268,33 @@ def test_add_ridge_is_a_multiple_of_the_identity():
     torch.testing.assert_close(add_ridge(S, 0.5, relative=True).diagonal() - S.diagonal(), S.new_full((3,), 1.5))
 
 
+def make_maps(widths=(3, 6), seed=0):
+    """Linear maps into other widths: one of less rank than columns, one the other way about."""
+    random = np.random.default_rng(seed)
+    return tuple(random.standard_normal(shape) for shape in zip((4, 5), widths, strict=True))
+
+
+def test_mapped_covariances_are_those_of_mapped_rows():
+    views, maps = make_views(), make_maps()
+    mapped = moments_of(*views).covariances().mapped(*map(torch.from_numpy, maps))
+    twin = moments_of(*(view @ each for view, each in zip(views, maps, strict=True))).covariances()
+    for found, expected in zip(mapped, twin, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_directions_of_mapped_rows_are_directions_behind_the_maps(ridge):
+    views, maps = make_views(), make_maps()
+    covariances, tensors = moments_of(*views).covariances(), list(map(torch.from_numpy, maps))
+    inside = canonical_directions(covariances.mapped(*tensors), 4, ridge)
+    behind = inside.behind(covariances, *tensors)
+    assert behind.audio_weights.shape == (4, 4) and behind.visual_weights.shape == (5, 4)
+    assert torch.equal(behind.correlations, inside.correlations) and not behind.audio_weights[:, 3:].any()
+    expected = project(inside, *(view @ each for view, each in zip(views, maps, strict=True)))
+    for found, twin in zip(project(behind, *views), expected, strict=True):
+        np.testing.assert_allclose(found, twin, atol=1e-10)
+
+
 def test_settings_without_meaning_are_refused():
     with pytest.raises(ValueError, match="At least one direction must be asked for, got 0"):
         fit(*make_views(), 0)
@@ -426,6 +453,25 @@ def test_a_layer_gives_variates_weighed_by_a_power_of_their_correlation_at_unit_
         assert found.dtype == torch.float32
         expected = normalize(torch.from_numpy(twin * directions.correlations.numpy() ** power), dim=1)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_variates_of_a_layer_are_its_embeddings_at_whatever_length(lengths, power):
+    directions, views = fit(*make_views(), 4), make_views(seed=1)
+    layer = CanonicalLayer(4, 5, 6, lengths)
+    layer.set(directions, power)
+    rows = [torch.from_numpy(view) for view in views]
+    variates = layer.audio_variates(rows[0]), layer.visual_variates(rows[1])
+    scale = 1 / (2 * (directions.correlations**power).norm()) if lengths else 1.0
+    for found, twin in zip(variates, project(directions, *views), strict=True):
+        assert found.shape == (300, 6) and found.dtype == torch.float32 and not found[:, 4:].any()
+        expected = torch.from_numpy(twin) * directions.correlations**power * scale
+        torch.testing.assert_close(found[:, :4].double(), expected, rtol=0, atol=1e-5)
+    for found, embeddings in zip(variates, (layer.audio(rows[0]), layer.visual(rows[1])), strict=True):
+        torch.testing.assert_close(normalize(found, dim=1), normalize(embeddings[:, :6], dim=1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.audio_variates(rows[0]), variates[0])
 
 
 def test_a_wider_layer_gives_the_same_cosines():

@@ -333,3 +333,144 @@ def test_a_nan_shows_in_the_correlation(kind):
     rows = torch.randn(20, 3)
     rows[4, 1] = torch.nan
     assert canonical_correlation(rows, torch.randn(20, 3), kind=kind).isnan()
+
+
+# Pairs of a class.
+
+CLUSTERS = {
+    "balanced": [0, 1, 2, 3] * 5,
+    "unbalanced": [0] * 11 + [1] * 6 + [2] * 2 + [3],
+    "unknown": [-1, 0, 0, 1, -1, 2, 1, 0, 3, -1] * 2,
+    "a class nobody is of": [0, 0, 3, 3, 3] * 4,
+}
+
+
+def members_of(classes, count=4):
+    return torch.tensor([[float(label == one) for one in range(count)] for label in classes], dtype=torch.float64)
+
+
+def naive_cluster_cross(audio, visual, classes):
+    """Every clip with every clip of its class, each of which has the same share; alone where the class is unknown."""
+    audio, visual = audio - audio.mean(axis=0), visual - visual.mean(axis=0)
+    cross = np.zeros((audio.shape[1], visual.shape[1]))
+    for i, label in enumerate(classes):
+        same = [j for j, other in enumerate(classes) if other == label] if label >= 0 else [i]
+        for j in same:
+            cross += np.outer(audio[i], visual[j]) / len(same)
+    return cross / len(classes)
+
+
+def correlation_of(audio, visual, cross, kind, ridge):
+    roots = []
+    for view in (audio, visual):
+        roots.append(
+            np.linalg.inv(scipy.linalg.sqrtm(naive_covariance(view, view) + ridge * np.eye(view.shape[1])).real)
+        )
+    values = np.linalg.svd(roots[0] @ cross @ roots[1], compute_uv=False)
+    return sum(values) if kind == "nuclear" else sum(value**2 for value in values) ** 0.5
+
+
+@pytest.mark.parametrize("kind", CORRELATIONS)
+@pytest.mark.parametrize("weight", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("classes", CLUSTERS.values(), ids=CLUSTERS)
+def test_the_correlation_of_classes_is_that_of_all_their_pairs(classes, weight, kind):
+    audio, visual = make_outputs(20, 4, 5)
+    settings = {"kind": kind, "ridge": 0.01, "relative": False}
+    own = naive_covariance(audio.numpy(), visual.numpy())
+    cross = (1 - weight) * own + weight * naive_cluster_cross(audio.numpy(), visual.numpy(), classes)
+    expected = correlation_of(audio.numpy(), visual.numpy(), cross, kind, 0.01)
+    found = canonical_correlation(audio, visual, **settings, targets=members_of(classes), cluster_weight=weight)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_in_classes_of_one_size_every_pair_of_a_class_counts_the_same():
+    audio, visual = make_outputs(20, 4, 5)
+    A, V = (view.numpy() - view.numpy().mean(axis=0) for view in (audio, visual))
+    classes = CLUSTERS["balanced"]
+    pairs = [(i, j) for i in range(20) for j in range(20) if classes[i] == classes[j]]
+    cross = sum(np.outer(A[i], V[j]) for i, j in pairs) / len(pairs)
+    found = canonical_correlation(
+        audio, visual, kind="nuclear", ridge=0.1, relative=False, targets=members_of(classes), cluster_weight=1.0
+    )
+    assert found.item() == pytest.approx(correlation_of(A, V, cross, "nuclear", 0.1), rel=1e-9)
+
+
+def test_a_clip_of_several_classes_is_shared_out_among_them():
+    audio, visual = make_outputs(12, 3, 4)
+    sets = [{0}, {0, 1}, {1, 2}, {2}, set(), {0, 1, 2}] * 2
+    Y = torch.tensor([[float(one in row) for one in range(3)] for row in sets], dtype=torch.float64)
+    A, V = (view.numpy() - view.numpy().mean(axis=0) for view in (audio, visual))
+    shares = [{one: 1 / len(row) for one in row} for row in sets]
+    cross = sum(np.outer(A[i], V[i]) for i, row in enumerate(sets) if not row)
+    for one in range(3):
+        part = [(i, share[one]) for i, share in enumerate(shares) if one in share]
+        sums = (sum(weight * view[i] for i, weight in part) for view in (A, V))
+        cross = cross + np.outer(*sums) / sum(weight for _, weight in part)
+    expected = correlation_of(A, V, cross / 12, "frobenius", 0.1)
+    # As memberships come, and with rows that sum to one already.
+    for targets in (Y, Y / Y.sum(dim=1, keepdim=True).clamp_min(1)):
+        found = canonical_correlation(audio, visual, ridge=0.1, relative=False, targets=targets, cluster_weight=1.0)
+        assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", CORRELATIONS)
+def test_classes_that_say_nothing_leave_the_correlation_of_pairs(kind):
+    audio, visual = make_outputs(20, 4, 5)
+    expected = canonical_correlation(audio, visual, kind=kind)
+    for targets, weight in ((members_of([0] * 20), 0.0), (None, 0.7)):
+        assert canonical_correlation(audio, visual, kind=kind, targets=targets, cluster_weight=weight) == expected
+    for targets in (torch.zeros(20, 4), torch.eye(20)):  # nobody is of a class; everybody has one of his own
+        found = canonical_correlation(audio, visual, kind=kind, targets=targets, cluster_weight=0.7)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("classes", CLUSTERS.values(), ids=CLUSTERS)
+def test_no_direction_of_classes_correlates_more_than_wholly(classes):
+    # Clips that equal their class but for a hair: the most that classes can correlate.
+    centres = make_outputs(4, 6)[0]
+    rows = torch.stack([centres[label] for label in classes]) + 1e-4 * make_outputs(20, 6, seed=3)[0]
+    for weight in (0.5, 1.0):
+        value = canonical_correlation(
+            rows, rows, kind="nuclear", ridge=0.0, targets=members_of(classes), cluster_weight=weight
+        )
+        assert value.item() <= 6 + 1e-6
+        if weight == 1 and min(classes) >= 0:  # the means of C classes span C - 1 directions, and these are whole
+            assert value.item() == pytest.approx(len(set(classes)) - 1, abs=1e-3)
+
+
+def test_which_of_its_class_a_clip_is_paired_with_does_not_matter():
+    audio, visual = make_outputs(20, 4, 5)
+    order = torch.arange(20).roll(4)  # the same class of a balanced batch
+    settings = {"targets": members_of(CLUSTERS["balanced"]), "cluster_weight": 1.0}
+    expected = canonical_correlation(audio, visual, **settings)
+    torch.testing.assert_close(canonical_correlation(audio, visual[order], **settings), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", CORRELATIONS)
+@pytest.mark.parametrize("classes", CLUSTERS.values(), ids=CLUSTERS)
+def test_gradient_of_the_correlation_of_classes(classes, kind):
+    outputs = [tensor.requires_grad_() for tensor in make_outputs(20, 3, 3)]
+    settings = {"kind": kind, "ridge": 0.1, "targets": members_of(classes), "cluster_weight": 0.8}
+    assert torch.autograd.gradcheck(
+        lambda audio, visual: canonical_correlation(audio, visual, **settings), outputs, fast_mode=True
+    )
+
+
+def test_memberships_may_be_of_any_type_and_classes_empty():
+    outputs = make_outputs(20, 4, 5, dtype=torch.float32)
+    members = members_of(CLUSTERS["a class nobody is of"])
+    expected = canonical_correlation(*outputs, targets=members.float(), cluster_weight=0.8)
+    for kind in (torch.float64, torch.bfloat16, torch.int64, torch.bool):
+        leaves = [tensor.clone().requires_grad_() for tensor in outputs]
+        value = canonical_correlation(*leaves, targets=members.to(kind), cluster_weight=0.8)
+        torch.testing.assert_close(value, expected)
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, leaves))
+
+
+def test_bad_weights_and_memberships_of_other_clips_are_refused():
+    audio, visual = make_outputs(20, 4, 5)
+    for weight in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"cluster weight must lie in 0\.\.1, got"):
+            canonical_correlation(audio, visual, targets=members_of(CLUSTERS["balanced"]), cluster_weight=weight)
+    with pytest.raises(ValueError, match=r"as many rows from each side.*\[20, 20, 19\]"):
+        canonical_correlation(audio, visual, targets=torch.eye(4)[[0] * 19], cluster_weight=0.5)

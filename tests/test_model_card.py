@@ -191,5 +191,6 @@ def test_no_field_is_left_and_no_line_is_empty_twice():
 def test_another_system_is_called_what_it_is(model_type):
     part = result()
     part["model"]["model_type"] = model_type
-    text = card(Measured(part, "toy"), config=config(model_type=model_type, variant=None))
+    text = card(Measured(part, "toy"), config=config(model_type=model_type, variant=None), system="A random guess.")
+    assert "\nA random guess.\n" in text
     assert f"`{model_type}`" in text and {"dualspace", model_type} <= set(ModelCard(text).data.tags)

@@ -284,3 +284,48 @@ def test_rows_of_no_weight_do_not_set_the_pivot():
     found = PairMoments(2, 2).update(both, both, weights=weights).covariances().audio
     expected = PairMoments(2, 2).update(rows, rows).covariances().audio
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+# Every pair of a class at the same weight.
+
+
+def every_pair(stream, cluster_weight):
+    """(S_aa, S_vv, S_av) with a matrix that counts each pair of a class: as often as both of its rows came."""
+    audio, visual = stream["audio"].numpy(), stream["visual"].numpy()
+    weights = stream.get("weights", torch.ones(len(audio))).double().numpy()
+    audio, visual = audio - weights @ audio / weights.sum(), visual - weights @ visual / weights.sum()
+    members = stream["targets"].double().numpy() * stream.get("known", torch.ones(len(audio))).numpy()[:, None]
+    members /= np.maximum(members.sum(axis=1, keepdims=True), 1)
+    pairs = (weights[:, None] * members) @ (weights[:, None] * members).T
+    pairs += np.diag(weights * ~members.any(axis=1))  # each time an unlabelled row came it met itself
+    mixed = (1 - cluster_weight) * np.diag(weights) / weights.sum() + cluster_weight * pairs / pairs.sum()
+    return *((view.T * weights) @ view / weights.sum() for view in (audio, visual)), audio.T @ mixed @ visual
+
+
+@pytest.mark.parametrize("labels", ["classes", "several", "some"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cluster_weight", [0.0, 0.8, 1.0])
+def test_all_pairs_of_a_class_count_the_same(labels, weighted, cluster_weight):
+    stream = make_stream(rows=90, labels=labels, offset=10.0)
+    if not weighted:
+        del stream["weights"]
+    expected = every_pair(stream, cluster_weight)
+    merged = accumulate(part(stream, slice(0, 31))).merge(accumulate(part(stream, slice(31, 90)), 3))
+    for accumulator in (accumulate(stream), accumulate(stream, (1, 2, 50)), merged):
+        for found, twin in zip(accumulator.covariances(cluster_weight, all_pairs=True)[:3], expected, strict=True):
+            # Entries of about one to ten, moved by offsets of ten to thirty and back.
+            np.testing.assert_allclose(found, twin, atol=1e-11)
+
+
+def test_all_pairs_see_a_weight_of_two_as_a_row_that_came_twice():
+    stream = make_stream(rows=40, labels="some")
+    times = torch.arange(40) % 2 + 1
+    repeated = {name: tensor.repeat_interleave(times, dim=0) for name, tensor in stream.items() if name != "weights"}
+    found = accumulate(stream | {"weights": times}).covariances(0.7, all_pairs=True)
+    for one, twin in zip(found, accumulate(repeated).covariances(0.7, all_pairs=True), strict=True):
+        torch.testing.assert_close(one, twin, rtol=1e-12, atol=1e-12)
+
+
+def test_without_any_label_all_pairs_are_the_own_ones():
+    accumulator = accumulate(make_stream(rows=50, labels="none"))
+    torch.testing.assert_close(accumulator.covariances(1.0, all_pairs=True).cross, accumulator.covariances().cross)

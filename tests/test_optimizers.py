@@ -21,6 +21,15 @@ from modeling_dualspace.recipe import OptimizerSettings, ScheduleSettings
 
 SGD = OptimizerSettings("sgd", lr=0.1, momentum=0.8, weight_decay=0.3)
 ADAMW = OptimizerSettings("adamw", lr=0.1, momentum=0.8, weight_decay=0.3)
+RMSPROP = OptimizerSettings("rmsprop", lr=0.1, momentum=0.8, weight_decay=0.3)
+ADAMAX = OptimizerSettings("adamax", lr=0.1, momentum=0.8, weight_decay=0.3)
+ALL = (SGD, ADAMW, RMSPROP, ADAMAX)
+THEIRS = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.8, foreach=False),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.999), foreach=False),
+    "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=0.1, alpha=0.8, foreach=False),
+    "adamax": lambda groups: torch.optim.Adamax(groups, lr=0.1, betas=(0.8, 0.999), foreach=False),
+}
 
 
 def network(dtype=torch.float64):
@@ -40,20 +49,15 @@ def steps(model, optimizer, count=5, rates=()):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("settings", [SGD, ADAMW], ids=lambda settings: settings.name)
+@pytest.mark.parametrize("settings", ALL, ids=lambda settings: settings.name)
 def test_a_step_is_that_of_torch_with_matrices_decayed_and_vectors_not(settings, dtype):
     ours, theirs = network(dtype), network(dtype)
     groups = [
         {"params": [one for one in theirs.parameters() if one.ndim == 2], "weight_decay": 0.3},
         {"params": [one for one in theirs.parameters() if one.ndim == 1], "weight_decay": 0.0},
     ]
-    reference = (
-        torch.optim.SGD(groups, lr=0.1, momentum=0.8, foreach=False)
-        if settings.name == "sgd"
-        else torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.999), foreach=False)
-    )
     steps(ours, make_optimizer(dict(ours.named_parameters()), settings))
-    steps(theirs, reference)
+    steps(theirs, THEIRS[settings.name](groups))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert_close(one, other, rtol=tolerance, atol=tolerance)
@@ -72,6 +76,45 @@ def test_adamw_is_the_published_formula():
         value -= 0.1 * 0.3 * value
         value -= 0.1 * (first / (1 - 0.8**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
         assert weight.item() == pytest.approx(value, rel=1e-12)
+
+
+def test_rmsprop_is_the_published_formula():
+    """Hinton, lecture 6e, for one weight; what is decayed is added to the gradient."""
+    weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
+    optimizer = make_optimizer({"w": weight}, RMSPROP)
+    value, square = 2.0, 0.0
+    for _ in range(5):
+        weight.grad = 3 * weight.detach() ** 2
+        gradient = 3 * value**2 + 0.3 * value
+        optimizer.step()
+        square = 0.8 * square + 0.2 * gradient**2
+        value -= 0.1 * gradient / (square**0.5 + 1e-8)
+        assert weight.item() == pytest.approx(value, rel=1e-12)
+
+
+def test_adamax_is_the_published_formula():
+    """Kingma and Ba, algorithm 2, for one weight; what is decayed is added to the gradient."""
+    weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
+    optimizer = make_optimizer({"w": weight}, ADAMAX)
+    value, first, largest = 2.0, 0.0, 0.0
+    for step in range(1, 6):
+        weight.grad = 3 * weight.detach() ** 2
+        gradient = 3 * value**2 + 0.3 * value
+        optimizer.step()
+        first, largest = 0.8 * first + 0.2 * gradient, max(0.999 * largest, abs(gradient))
+        value -= 0.1 / (1 - 0.8**step) * first / largest
+        # torch adds 1e-8 to each gradient before it is compared, that no weight is divided by zero.
+        assert weight.item() == pytest.approx(value, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", [settings.name for settings in ALL])
+def test_a_weight_that_gets_no_gradient_stays_a_number(name):
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer({"w": weight}, OptimizerSettings(name, lr=0.1))
+    for _ in range(3):
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    assert torch.equal(weight, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("shapes", [[(3,), ()], [(2, 2)], [(2, 2), (3,), (1, 1, 1)]])
@@ -129,7 +172,7 @@ def test_a_rate_that_is_set_is_that_of_the_next_step_in_every_group():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("settings", [SGD, ADAMW], ids=lambda settings: settings.name)
+@pytest.mark.parametrize("settings", ALL, ids=lambda settings: settings.name)
 def test_what_is_remembered_goes_by_name_whatever_the_order(settings, dtype):
     model, other = network(dtype), network(dtype)
     named = dict(model.named_parameters())
@@ -146,7 +189,7 @@ def test_what_is_remembered_goes_by_name_whatever_the_order(settings, dtype):
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("settings", [SGD, ADAMW], ids=lambda settings: settings.name)
+@pytest.mark.parametrize("settings", ALL, ids=lambda settings: settings.name)
 def test_parameters_that_never_moved_have_nothing_to_remember(settings):
     model = network()
     named = dict(model.named_parameters())

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from transformers import AutoConfig
 
+from modeling_dualspace import recipe_files, yaml_files
 from modeling_dualspace.recipe import (
     DataSettings,
     OptimizerSettings,
@@ -179,6 +180,96 @@ def test_a_folder_of_the_same_name_does_not_hide_a_recipe(tmp_path, monkeypatch)
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_recipe("tiny").name == "tiny"
+
+
+# Folders
+
+
+@pytest.fixture
+def ours(tmp_path, monkeypatch):
+    """`ours(names...)`: recipes that come with DualSpace, and no others."""
+
+    def find(name):
+        if not (tmp_path / "training" / name).exists():
+            raise FileNotFoundError(name)
+        return tmp_path / "training" / name
+
+    def make(*names):
+        for name in names:
+            file = tmp_path / "training" / "configs" / f"{name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("audio: {name: logmel}" if "extract_" in name else "data: {path: d}\ntrain: {seed: 7}\n")
+        for module in (recipe_files, yaml_files):
+            monkeypatch.setattr(module, "resource", find)
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+
+    return make
+
+
+def test_a_recipe_in_a_folder_is_found_by_its_path_and_called_by_its_file(ours):
+    ours("tiny", "baselines/dcca", "baselines/hashing/agah", "extract_ave")
+    assert known_recipes() == ["baselines/dcca", "baselines/hashing/agah", "tiny"]
+    for name in known_recipes():
+        recipe = load_recipe(name, ["train.epochs=3"])
+        assert recipe.name == name.rsplit("/")[-1] and recipe.folder.name == recipe.name
+        assert recipe.train == TrainSettings(epochs=3, seed=7)
+    assert recipe_files.EXTRACTING.names() == ["extract_ave"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("dcca", "baselines/dcca"), ("dcca.yaml", "baselines/dcca"), ("dca", "baselines/dcca"),
+        ("baselines/dca", "baselines/dcca"), ("baseline/dcca", "baselines/dcca"), ("randm", "baselines/random"),
+        ("configs/baselines/random", "baselines/random"), ("tinny", "tiny"), ("vegas_cc", "vegas_cca"),
+        pytest.param("cca", "baselines/cca", marks=pytest.mark.xfail(strict=True, reason="ave_cca is like cca too, "
+                     "and is looked at before the file whose very name was typed")),
+    ],
+)  # fmt: skip
+def test_a_recipe_in_a_folder_is_suggested_to_whoever_types_its_name_alone(ours, typed, meant):
+    ours("tiny", "vegas", "ave_cca", "vegas_cca", "baselines/cca", "baselines/dcca", "baselines/random", "extract_ave")
+    with pytest.raises(ValueError, match=rf"There is no recipe {typed}: .* Did you mean {meant}\?$"):
+        load_recipe(typed)
+
+
+@pytest.mark.xfail(strict=True, reason="names of files hide recipes of the same name that lie in no folder")
+def test_of_two_recipes_of_one_name_that_beside_is_suggested_before_that_in_a_folder(ours):
+    ours("tinny", "baselines/tinny", "other/tiny")
+    with pytest.raises(ValueError, match=r"Did you mean tinny\?$"):
+        load_recipe("tiny_")
+    assert load_recipe("baselines/tinny").name == "tinny"
+
+
+def test_a_folder_of_recipes_is_no_recipe(ours):
+    ours("tiny", "baselines/dcca")
+    for typed in ("baselines", "baselines/", "../training/configs/baselines"):
+        with pytest.raises(ValueError, match=f"There is no recipe {typed}: expected a YAML file"):
+            load_recipe(typed)
+
+
+def test_a_recipe_extends_one_of_ours_in_a_folder(ours, tmp_path):
+    ours("baselines/dcca")
+    (tmp_path / "mine.yaml").write_text("extends: baselines/dcca\ntrain: {epochs: 2}")
+    assert load_recipe(tmp_path / "mine.yaml").train == TrainSettings(epochs=2, seed=7)
+
+
+@pytest.mark.parametrize("base", ["dcca", "baselines/dcca", "dcca.yaml"])
+def test_a_recipe_in_a_folder_extends_the_one_beside_it(ours, tmp_path, base):
+    ours("baselines/dcca")
+    (tmp_path / "training" / "configs" / "baselines" / "small.yaml").write_text(
+        f"extends: {base}\ntrain: {{epochs: 2}}"
+    )
+    small = load_recipe("baselines/small")
+    assert (small.name, small.train) == ("small", TrainSettings(epochs=2, seed=7))
+
+
+def test_a_name_that_leaves_the_folder_finds_nothing(ours, tmp_path):
+    ours("tiny", "baselines/dcca")
+    (tmp_path / "training" / "secret.yaml").write_text("data: {path: d}")
+    for typed in ("../secret", "baselines/../tiny"):
+        with pytest.raises(ValueError, match="There is no recipe"):
+            load_recipe(typed)
 
 
 # Overrides

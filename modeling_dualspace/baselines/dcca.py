@@ -24,6 +24,7 @@ class DccaConfig(CanonicalConfig):
         network_dim: width of what both networks give.
         activation: after each hidden layer, by its name in transformers.
         dropout: after each activation.
+        input_dropout: of the scaled features.
         normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
         feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
         correlation: `nuclear`, the published one, or `frobenius`; see `canonical_correlation`.
@@ -40,6 +41,7 @@ class DccaConfig(CanonicalConfig):
     network_dim: int = 10
     activation: str = "sigmoid"
     dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
     normalization: Literal["none", "batch", "layer"] = "batch"
     feature_scaling: Literal["standardize", "center", "none"] = "standardize"
     correlation: Literal["nuclear", "frobenius"] = "nuclear"
@@ -48,7 +50,7 @@ class DccaConfig(CanonicalConfig):
 
     def validate_network(self) -> None:
         """Networks that can be built, and a ridge."""
-        check_layers(self, widths=("audio_hidden", "visual_hidden"))
+        check_layers(self, widths=("audio_hidden", "visual_hidden"), dropouts=("dropout", "input_dropout"))
         check_at_least_zero("correlation_ridge", self.correlation_ridge)
         if self.network_dim < 1:
             raise ValueError(f"`network_dim` must be at least 1, got {self.network_dim}.")
@@ -94,13 +96,13 @@ class DccaModel(CanonicalModel):
 
     def _network(self, widths: list[int]) -> nn.Sequential:
         last = nn.Linear(widths[-1], self.config.network_dim, bias=False)
-        return nn.Sequential(*hidden_layers(widths, self.config), last)
+        return nn.Sequential(nn.Dropout(self.config.input_dropout), *hidden_layers(widths, self.config), last)
 
     def parts(self) -> dict[str, list[str]]:
         """The first layers with the statistics, and the directions."""
         found = super().parts()
         for modality in ("audio", "visual"):
-            first = f"{modality}_statistics.", f"{modality}_network.0."
+            first = f"{modality}_statistics.", f"{modality}_network.1."
             found[f"{modality}_features"] = [name for name in self.state_dict() if name.startswith(first)]
         return found
 
@@ -118,7 +120,7 @@ class DccaModel(CanonicalModel):
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
         network, statistics = getattr(self, f"{modality}_network"), getattr(self, f"{modality}_statistics")
-        return network(statistics(features).to(network[0].weight.dtype))
+        return network(statistics(features).to(network[1].weight.dtype))
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Outputs of both networks."""

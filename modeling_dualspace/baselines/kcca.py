@@ -6,9 +6,10 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
+from transformers import initialization as init
 
 from ..canonical_system import CanonicalConfig, CanonicalModel, Maps
-from ..distributed import gather_rows
+from ..distributed import from_first, gather_rows
 from ..keeps_float32 import KeepsFloat32
 from ..modeling_crossmodal import Batch
 from ..moments import as_float64
@@ -32,7 +33,7 @@ class KccaConfig(CanonicalConfig):
         components: the kernel is exact up to so many different clips; beyond them it is approximated by as many.
         approximation: `nystroem`, by its values at that many clips (Williams and Seeger, NIPS 2000), or
             `random_features`, by cosines of random projections (Rahimi and Recht, NIPS 2007).
-        seed: of the clips or the projections.
+        seed: of the clips or the projections; None takes torch's, as any model's first weights do.
         feature_scaling: of the raw features before the kernel: `standardize`, `center` or `none`.
         kernel_choice: which it was, of how many clips, with which gamma: a record, not a setting.
     """
@@ -45,7 +46,7 @@ class KccaConfig(CanonicalConfig):
     constraint: float | int = 0.1
     components: int = 1000
     approximation: Literal["nystroem", "random_features"] = "nystroem"
-    seed: int = 0
+    seed: int | None = None
     feature_scaling: Literal["standardize", "center", "none"] = "standardize"
     kernel_choice: dict[str, Any] | None = None
 
@@ -67,6 +68,7 @@ class KernelMap(KeepsFloat32):
     points: Tensor
     offsets: Tensor
     gamma: Tensor
+    salt: Tensor
 
     def __init__(self, width: int, config: KccaConfig):
         super().__init__()
@@ -74,14 +76,21 @@ class KernelMap(KeepsFloat32):
         self.register_buffer("points", torch.zeros(config.components, width))
         self.register_buffer("offsets", torch.zeros(config.components))
         self.register_buffer("gamma", torch.zeros(1))
+        self.register_buffer("salt", torch.zeros(width, dtype=torch.int64))
+
+    def reset(self, seed: int | None) -> None:
+        """Forgets the points, and draws by what others will be chosen."""
+        for buffer in (self.points, self.offsets, self.gamma):
+            init.zeros_(buffer)
+        init.copy_(self.salt, random_salt(len(self.salt), seed))
 
     @torch.no_grad()
-    def set(self, points: Tensor, gamma: float | None, seed: int) -> None:
+    def set(self, points: Tensor, gamma: float | None) -> None:
         """Takes rows as points, fewer than there is room for where there are no more; projections are drawn."""
         self.points.zero_()[: len(points)].copy_(points)
         self.gamma.fill_(_median_gamma(points) if gamma is None else gamma)
         if self.kernel == "cosines":
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(int(self.salt[0]))
             normal = torch.randn(self.points.shape, generator=generator).to(self.points)
             self.points.copy_(normal * (2 * self.gamma).sqrt())
             self.offsets.copy_(2 * torch.pi * torch.rand(len(self.offsets), generator=generator))
@@ -150,9 +159,7 @@ class KccaModel(CanonicalModel):
 
     def _init_weights(self, module: Any) -> None:
         if isinstance(module, KernelMap):
-            for buffer in module.buffers():
-                if not getattr(buffer, "_is_hf_initialized", False):
-                    buffer.zero_()
+            module.reset(self.config.seed)
         else:
             super()._init_weights(module)
 
@@ -163,7 +170,10 @@ class KccaModel(CanonicalModel):
     def finish(self, data: Iterable[Batch], validation: Iterable[Batch] | None = None) -> None:
         """Finds statistics and points in a first pass, directions in a second."""
         self.layer.forget()
-        samples = {name: _Sample(self.config.components, self.config.seed) for name in ("audio", "visual")}
+        kernels = {"audio": self.audio_kernel, "visual": self.visual_kernel}
+        for kernel in kernels.values():  # all processes take the same points
+            kernel.salt.copy_(torch.tensor(from_first(kernel.salt.tolist)))
+        samples = {name: _Sample(self.config.components, kernel.salt) for name, kernel in kernels.items()}
 
         def look(batch: Batch) -> None:
             for name, sample in samples.items():
@@ -172,21 +182,16 @@ class KccaModel(CanonicalModel):
         moments = dict(zip(samples, self._feature_moments(data, look), strict=True))
         record: dict[str, Any] = {"map": self.config.approximation, "clips": int(moments["audio"].count)}
         exact = True
-        for number, (name, sample) in enumerate(samples.items()):
-            statistics, kernel = getattr(self, f"{name}_statistics"), getattr(self, f"{name}_kernel")
+        for name, sample in samples.items():
+            statistics, kernel = getattr(self, f"{name}_statistics"), kernels[name]
             statistics.set(moments[name], self.config.feature_scaling)
             rows, whole = sample.gathered()
-            kernel.set(statistics(rows), self.config.gamma, self.config.seed + number)
+            kernel.set(statistics(rows), self.config.gamma)
             exact = exact and whole and kernel.kernel != "cosines"
             record |= {f"{name}_points": len(rows) if kernel.kernel != "cosines" else self.config.components}
             record |= {f"{name}_gamma": float(kernel.gamma)} if self.config.kernel == "rbf" else {}
         super().finish(data, validation)
         self.config.kernel_choice = record | ({"map": "exact"} if exact else {})
-
-    @property
-    def choice(self) -> dict[str, Any] | None:
-        """Which kernel map was taken."""
-        return self.config.kernel_choice
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
         statistics, kernel = getattr(self, f"{modality}_statistics"), getattr(self, f"{modality}_kernel")
@@ -207,15 +212,15 @@ class KccaModel(CanonicalModel):
 class _Sample:
     """Different rows of a stream, at most so many: those whose hashes are the smallest, whatever their order."""
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed = size, seed
+    def __init__(self, size: int, salt: Tensor):
+        self.size, self.salt = size, salt
         self.keys, self.rows, self.whole = torch.zeros(0, dtype=torch.int64), torch.zeros(0), True
 
     def add(self, rows: Tensor) -> None:
         """Takes in the rows of a batch."""
         if not len(self.keys):
             self.keys, self.rows = self.keys.to(rows.device), rows[:0].float()
-        keys = row_hash(rows, random_salt(rows.shape[1], self.seed).to(rows.device))
+        keys = row_hash(rows, self.salt)
         self._keep(torch.cat([self.keys, keys]), torch.cat([self.rows, rows.float()]))
 
     def _keep(self, keys: Tensor, rows: Tensor) -> None:

@@ -3,6 +3,7 @@
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from ..configuration_dualspace import CrossModalConfig
 from ..modeling_crossmodal import CrossModalModel
@@ -14,12 +15,12 @@ class RandomConfig(CrossModalConfig):
     """Embeddings drawn once a clip.
 
     Args:
-        seed: of the draw.
+        seed: of the draw; None takes torch's, as any model's first weights do.
     """
 
     model_type = "dualspace_random"
 
-    seed: int = 0
+    seed: int | None = None
 
 
 class RandomModel(CrossModalModel):
@@ -54,11 +55,10 @@ class RandomModel(CrossModalModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if module is self:
-            salt = random_salt(len(self.audio_salt) + len(self.visual_salt), self.config.seed)
-            parts = salt.split([len(self.audio_salt), len(self.visual_salt)])
-            for buffer, part in zip((self.audio_salt, self.visual_salt), parts, strict=True):
-                if not getattr(buffer, "_is_hf_initialized", False):
-                    buffer.copy_(part)
+            buffers = self.audio_salt, self.visual_salt
+            salt = random_salt(sum(map(len, buffers)), self.config.seed)
+            for buffer, part in zip(buffers, salt.split([len(buffer) for buffer in buffers]), strict=True):
+                init.copy_(buffer, part)
 
     def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
         """Embeddings `(n, embed_dim)` of unit length of raw audio features `(n, audio_dim)`."""
