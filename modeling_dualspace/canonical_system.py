@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .cca import CanonicalLayer, canonical_directions
 from .configuration_dualspace import CrossModalConfig, check_at_least_zero
 from .distributed import agreed, all_reduce_sum
-from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics
+from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics, was_loaded
 from .moments import as_float64
 from .pair_moments import Covariances, PairMoments
 from .targets import label_targets
@@ -38,6 +38,8 @@ class CanonicalConfig(CrossModalConfig):
 
     players: ClassVar[tuple[str, ...]] = ()
     """Those of the system: `turns` names them and no others."""
+    terms: ClassVar[tuple[str, ...]] = ()
+    """Those of its loss: `loss_weights` weighs them and no others."""
 
     ridge: float | int = 1e-4
     ridge_relative: bool = False
@@ -56,6 +58,9 @@ class CanonicalConfig(CrossModalConfig):
         if tuple(dict.fromkeys(self.turns)) != self.players or self.codes:
             known = f"`turns` names {' and '.join(self.players)}" if self.players else "`turns` is empty"
             raise ValueError(f"{type(self).__name__} has no codes, and its {known}: leave `turns` and `codes`.")
+        for term in self.loss_weights.keys() - set(self.terms):
+            terms = f"has {' and '.join(self.terms)}" if self.terms else "has none"
+            raise ValueError(f"`loss_weights` names the term {term!r}, and {type(self).__name__} {terms}.")
 
 
 class CanonicalModel(CrossModalModel):
@@ -75,6 +80,8 @@ class CanonicalModel(CrossModalModel):
         self.layer = CanonicalLayer(*widths, config.embed_dim, config.lengths)
 
     def _init_weights(self, module: nn.Module) -> None:
+        if not was_loaded(module):
+            self.layer.forget()  # it was not fitted to what begins anew
         if isinstance(module, CanonicalLayer):
             module.reset()
         elif not init_layer(module):
@@ -163,6 +170,7 @@ class ClusterConfig(CanonicalConfig):
     Args:
         pairing: how pairs are counted, see `ClusterModel`.
         cluster_weight: $\lambda$: share of the pairs of a category in the cross-covariance; the rest are a clip's own.
+            The authors' mix is `pairing="mixed"` with .8.
     """
 
     pairing: Literal["all", "mixed", "even"] = "all"
@@ -203,13 +211,16 @@ class ClusterModel(CanonicalModel):
 
         def look() -> None:
             for batch in self._batches(data):
-                members = self._members(batch)
-                weights = None if sizes is None else _pairs_of(members, sizes)
-                moments.update(*self._both(batch), members, weights=weights)
+                members, (audio, visual) = self._members(batch), self._both(batch)
+                if sizes is None:
+                    moments.update(audio, visual, members)
+                else:
+                    rows, classes, weights = _by_class(members, sizes)
+                    moments.update(audio[rows], visual[rows], classes, weights=weights)
 
         agreed(look)
         moments.all_reduce()
-        if not moments.class_weight.any():
+        if moments.rows and not moments.class_weight.any():
             raise ValueError(
                 f"{type(self).__name__} learns from the categories of clips, and no training clip has a label "
                 "(`labels`): annotate some, or take a system that needs none, like cca."
@@ -242,9 +253,16 @@ class ClusterModel(CanonicalModel):
         return moments.covariances(self.config.cluster_weight, all_pairs=self.config.pairing == "mixed")
 
 
-def _pairs_of(members: Tensor, sizes: Tensor) -> Tensor:
-    """In how many pairs each row takes part; by itself in one."""
-    return torch.where(members.any(dim=1), members.to(sizes) @ sizes, 1.0)
+def _by_class(members: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each clip once for each class that it is in: its row, that class `(n, C)`, and in how many pairs it takes part.
+
+    What is in no class stands for itself, in one pair.
+    """
+    rows, classes = members.nonzero(as_tuple=True)
+    alone = (~members.any(dim=1)).nonzero().flatten()
+    weights = torch.cat([members[rows, classes].to(sizes) * sizes[classes], sizes.new_ones(len(alone))])
+    one_hot = nn.functional.one_hot(classes, members.shape[1])
+    return torch.cat([rows, alone]), torch.cat([one_hot, one_hot.new_zeros(len(alone), members.shape[1])]), weights
 
 
 def standardizing(covariances: Covariances) -> Maps:

@@ -115,7 +115,7 @@ def canonical_directions(covariances: Covariances, dim: int, ridge: float = 0.0,
     left, right = white_audio @ left, white_visual @ right.mT
     kept = (values > _rounding(audio, left, covariances.cross, right, visual)).nonzero().squeeze(1)[:dim]
     # A direction and its mirror image are equally right: the largest weight is made positive, so that runs agree.
-    largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True))
+    largest = left.gather(0, left.abs().argmax(dim=0, keepdim=True)) if len(left) else left.new_ones(1, left.shape[1])
     sign = torch.where(largest < 0, -1.0, 1.0).to(largest)
 
     def padded(columns: Tensor) -> Tensor:

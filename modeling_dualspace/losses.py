@@ -54,8 +54,10 @@ def canonical_correlation(
         raise ValueError(f"A ridge must be a finite number of at least 0, got {ridge}.")
     if not 0 <= cluster_weight <= 1:
         raise ValueError(f"A cluster weight must lie in 0..1, got {cluster_weight}.")
+    if cluster_weight and targets is None:
+        raise ValueError(f"A cluster weight of {cluster_weight} needs `targets`, and none came.")
     _check_rows(audio, visual, *([] if targets is None else [targets]))
-    audio, visual = _at_least_float32(audio), _at_least_float32(visual)
+    audio, visual = at_least_float32(audio), at_least_float32(visual)
     with torch.autocast(audio.device.type, enabled=False):
         centred_audio, centred_visual = _centred(audio), _centred(visual)
         factor_audio = _cholesky(centred_audio, audio, ridge, relative)
@@ -123,7 +125,7 @@ def discriminative_loss(
     count = known.sum().clamp_min(1)
 
     def distance(outputs: Tensor) -> Tensor:
-        residual = torch.where(known.unsqueeze(1), _at_least_float32(outputs) - targets, 0.0)
+        residual = torch.where(known.unsqueeze(1), at_least_float32(outputs) - targets, 0.0)
         if kind == "frobenius":
             return torch.linalg.vector_norm(residual) / count
         if kind == "row_norm":
@@ -161,7 +163,7 @@ def orthogonality_loss(
         (visual_explicit, visual_implicit),
         (audio_implicit, visual_implicit),
     )
-    terms = [_overlap(_at_least_float32(left), _at_least_float32(right), kind) for left, right in pairs]
+    terms = [_overlap(at_least_float32(left), at_least_float32(right), kind) for left, right in pairs]
     return torch.stack(terms).sum()
 
 
@@ -183,7 +185,8 @@ def _check_rows(*tensors: Tensor) -> None:
         raise ValueError(f"A loss needs as many rows from each side, and at least one; got {lengths}.")
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A half-precision tensor as float32; others as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

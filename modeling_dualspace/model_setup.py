@@ -24,7 +24,18 @@ logger = logging.getLogger(__name__)
 
 def check_config(recipe: Recipe, data: TrainingData) -> None:
     """Raises where no model can be made of the recipe and the data, as far as that can be seen without making one."""
-    _config(recipe, data, None if recipe.init is None else _source(recipe).config)
+    config = _config(recipe, data, None if recipe.init is None else _source(recipe).config)
+    with torch.device("meta"):
+        model: CrossModalModel = AutoModel.from_config(config)
+    refits = recipe.train.refit and "validation" in data.splits
+    for part in (data, data.joined()) if refits else (data,):
+        smallest = part.smallest_batch(recipe.train.batch_size)
+        if config.turns and smallest < model.smallest_batch:
+            raise ValueError(
+                f"A batch would have {smallest} clips, and this model needs {model.smallest_batch} at least to see "
+                f"what correlates, better hundreds: raise train.batch_size, or bring more clips "
+                f"({len(part.splits['train']):,})."
+            )
 
 
 def _source(recipe: Recipe) -> CrossModalModel:
@@ -138,11 +149,11 @@ def _take_over(model: CrossModalModel, source: CrossModalModel, recipe: Recipe, 
     new, old, parts = model.state_dict(), source.state_dict(), source.parts()
     unfit = set(parts.get("fitted", ()))
     for modality, was, now in _features(source.config, model.config):
-        if was != now:
+        if was != now and parts.get(f"{modality}_features"):
             unfit |= set(parts.get(f"{modality}_features", ()))
             logger.log(level, "The %s features are %s, and were %s: their first layer starts anew.", modality, now, was)
     last_layers = set[str]()
-    if _class_names(source.config) != _class_names(model.config):
+    if _class_names(source.config) != _class_names(model.config) and parts.get("classes"):
         last_layers = {*parts.get("classes", ()), *model.parts().get("classes", ())}
         common = _take_over_classes(model, source, unfit)
         but = f", but for the rows of {_few(common)}" if common else ""

@@ -179,7 +179,7 @@ class CrossModalModel(PreTrainedModel):
             terms = self.objective(gather_named_rows(self.encode(batch, player)), player, progress)
             weighted = [self.loss_weights.get(name, 1.0) * term for name, term in terms.items()]
             output |= {"terms": terms, "loss": torch.stack(weighted).sum() if weighted else None}
-        if not self.training or not output:
+        if not self.training or not output.get("terms"):  # a closed form has no loss in any mode
             output["audio_embeds"] = self._embeds_or_none(self.get_audio_embeds, audio_features)
             output["visual_embeds"] = self._embeds_or_none(self.get_visual_embeds, visual_features)
         return CrossModalOutput(**output)
@@ -326,6 +326,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         # One by one: somebody may have frozen a part.
         for module in training:
             module.training = True
+
+
+def was_loaded(module: nn.Module) -> bool:
+    """Whether all of a module's own tensors came out of a file, when `_init_weights` is asked to begin it."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return all(getattr(tensor, "_is_hf_initialized", False) for tensor in own)
 
 
 def share_batch_statistics(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from .configuration_dualspace import DualSubspaceConfig
 from .distributed import agreed, all_reduce_sum
 from .fusion import fit_fusion, held_out_from, output_moments
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
-from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics
+from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics, was_loaded
 from .targets import label_targets
 from .towers import FeatureStatistics, SubspaceTowers, init_layer
 
@@ -69,10 +69,8 @@ class DualSubspaceModel(CrossModalModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if not all(getattr(tensor, "_is_hf_initialized", False) for tensor in own):
-            # Something was not in the file, or is being made anew: the fusion was not fitted to what comes now.
-            self.fusion.forget()
+        if not was_loaded(module):
+            self.fusion.forget()  # it was not fitted to what comes now
         if isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
             super()._init_weights(module)
         elif isinstance(module, CanonicalLayer):

@@ -83,8 +83,10 @@ def _find(name: str, kind: RecipeKind) -> Path:
     known, other = kind.names(), TRAINING if kind is EXTRACTING else EXTRACTING
     if name in known:
         return resource(f"configs/{name}.yaml")
-    ours = {one.rsplit("/")[-1]: one for one in reversed(known)}  # baselines/cca is meant by cca too
-    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(path.stem, ours, n=1)
+    # baselines/cca is meant by cca too, unless there is one of that name in no folder.
+    ours = {one.split("/")[-1]: one for one in sorted(known, key=lambda one: one.count("/"), reverse=True)}
+    close = [path.stem] if path.stem in ours else difflib.get_close_matches(name, known, n=1)
+    close = close or difflib.get_close_matches(path.stem, ours, n=1)
     hint = f" Did you mean {ours.get(close[0], close[0])}?" if close else f" Ours are {', '.join(known)}."
     if path.stem in other.names():
         hint = f" {path.stem} is one for {other.command}."

@@ -105,6 +105,16 @@ class TrainingData:
         """In how many an epoch is shuffled: one, unless it is read from disk."""
         return -(-len(self.splits["train"]) // BLOCK) if self.features == "stream" else 1
 
+    def block_sizes(self) -> list[int]:
+        """Rows of each."""
+        rows = len(self.splits["train"])
+        size = -(-rows // self.blocks)
+        return [min(size, rows - start) for start in range(0, rows, size)]
+
+    def smallest_batch(self, batch_size: int) -> int:
+        """Rows of the smallest global batch, where none has more than `batch_size`."""
+        return min(rows // -(-rows // batch_size) for rows in self.block_sizes())
+
     def joined(self) -> "TrainingData":
         """Train and validation as one split to learn from, for a refit."""
         other = object.__new__(TrainingData)
@@ -132,19 +142,15 @@ class Epochs:
     def __init__(self, data: TrainingData, batch_size: int, seed: int):
         split = data.splits["train"]
         self.rows, self.device = len(split), data.device
-        blocks = [self.rows]
+        blocks = data.block_sizes()
         if data.features == "stream":
-            size = -(-self.rows // data.blocks)
-            blocks = [min(size, self.rows - start) for start in range(0, self.rows, size)]
             stream = split.to_iterable_dataset()
-            self._batches = data._batches(stream, batch_size, seed=seed, even=True, block=size)
+            self._batches = data._batches(stream, batch_size, seed=seed, even=True, block=blocks[0])
         else:
             whole = data.passes("train")
             assert whole is not None
             self._batches = whole.shuffled(batch_size, seed)
-        counts = [-(-rows // batch_size) for rows in blocks]
-        self._count = sum(counts)
-        self.smallest = min(rows // count for rows, count in zip(blocks, counts, strict=True))
+        self._count = sum(-(-rows // batch_size) for rows in blocks)
 
     def __len__(self) -> int:
         return self._count

@@ -196,11 +196,6 @@ class _Training:
         if self.progress.phase == "refit":  # the schedule is that of the run that chose
             settings = replace(settings, epochs=max(self.progress.epochs, 1), min_steps=0)
         batches = data.steps(settings.batch_size, settings.seed)
-        if model.config.turns and batches.smallest < model.smallest_batch:
-            raise ValueError(
-                f"A batch would have {batches.smallest} clips, and this model needs {model.smallest_batch} at least to "
-                f"see what correlates, better hundreds: raise train.batch_size, or bring more clips ({batches.rows})."
-            )
         trainer = Trainer(model, batches, settings, self.accelerator)
         if self.checkpoint is not None and self.progress.step:
             trainer.restore(self.checkpoint)

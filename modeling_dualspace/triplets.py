@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .losses import at_least_float32
+
 TripletMean = Literal["all", "active"]
 
 
@@ -35,9 +37,7 @@ def triplet_loss(
 
         ```
     """
-    distances = (
-        anchors.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1) - 2 * anchors @ others.T
-    ).clamp_min(0)
+    distances = _squared_distances(anchors, others, (same | differs).any(dim=0))
     negatives = torch.where(differs, distances, torch.inf).sort(dim=1).values
     prefix = torch.nn.functional.pad(torch.where(negatives.isinf(), 0.0, negatives).cumsum(dim=1), (1, 0))
     reach = distances + margin
@@ -46,6 +46,16 @@ def triplet_loss(
     total = torch.where(same, sums, 0.0).sum()
     count = torch.where(same, within if mean == "active" else differs.sum(dim=1, keepdim=True), 0).sum()
     return total / count.clamp_min(1)
+
+
+def _squared_distances(anchors: Tensor, others: Tensor, used: Tensor) -> Tensor:
+    """`(n, m)`, in float32 or better; about the mean of what is used, since large squares cancel."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors, others = at_least_float32(anchors), at_least_float32(others)
+        mean = torch.where(used.unsqueeze(1), others.detach(), 0.0).sum(dim=0) / used.sum().clamp_min(1)
+        anchors, others = anchors - mean, others - mean
+        products = anchors @ others.T
+        return (anchors.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1) - 2 * products).clamp_min(0)
 
 
 def class_relations(members: Tensor) -> tuple[Tensor, Tensor]:

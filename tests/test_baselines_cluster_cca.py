@@ -109,7 +109,6 @@ def test_a_clip_that_nobody_labelled_is_paired_with_itself():
     assert_fitted(fit(clips, embed_dim=6), clips, *moments(audio[first], visual[second]), rank=5)
 
 
-@pytest.mark.xfail(strict=True, reason="marginals count pairs by sum_c Z_ic Z_jc, the cross-covariance otherwise")
 def test_a_pair_of_clips_with_several_labels_counts_by_what_they_share():
     clips = audio, visual, labels = make_clips("several")
     first, second, weights = all_pairs(labels)

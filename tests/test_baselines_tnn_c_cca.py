@@ -228,7 +228,6 @@ def test_it_is_started_from_on_other_data(batch, prepared, tnn, make_batch, as_s
     assert tuned.config.hidden == [8, 8] and list(tuned.config.id2label.values()) == list(names)
 
 
-@pytest.mark.xfail(strict=True, reason="it has no layer of classes or of features, and is said to begin some anew")
 def test_other_classes_and_features_are_nothing_to_warn_of(
     prepared, tnn, make_batch, as_split, tmp_path, warnings_logged
 ):

@@ -223,8 +223,7 @@ def test_a_recipe_in_a_folder_is_found_by_its_path_and_called_by_its_file(ours):
         ("dcca", "baselines/dcca"), ("dcca.yaml", "baselines/dcca"), ("dca", "baselines/dcca"),
         ("baselines/dca", "baselines/dcca"), ("baseline/dcca", "baselines/dcca"), ("randm", "baselines/random"),
         ("configs/baselines/random", "baselines/random"), ("tinny", "tiny"), ("vegas_cc", "vegas_cca"),
-        pytest.param("cca", "baselines/cca", marks=pytest.mark.xfail(strict=True, reason="ave_cca is like cca too, "
-                     "and is looked at before the file whose very name was typed")),
+        ("cca", "baselines/cca"),
     ],
 )  # fmt: skip
 def test_a_recipe_in_a_folder_is_suggested_to_whoever_types_its_name_alone(ours, typed, meant):
@@ -233,7 +232,6 @@ def test_a_recipe_in_a_folder_is_suggested_to_whoever_types_its_name_alone(ours,
         load_recipe(typed)
 
 
-@pytest.mark.xfail(strict=True, reason="names of files hide recipes of the same name that lie in no folder")
 def test_of_two_recipes_of_one_name_that_beside_is_suggested_before_that_in_a_folder(ours):
     ours("tinny", "baselines/tinny", "other/tiny")
     with pytest.raises(ValueError, match=r"Did you mean tinny\?$"):

@@ -52,12 +52,15 @@ def same(one, other):
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 50, 1000])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_epoch_is_every_row_once_in_even_batches(splits, place, batch_size):
-    steps = TrainingData(splits, features=place).steps(batch_size, seed=3)
+    data = TrainingData(splits, features=place)
+    steps = data.steps(batch_size, seed=3)
     for epoch in (0, 1):
         batches = list(steps.epoch(epoch))
         sizes = [len(batch["index"]) for batch in batches]
         assert len(sizes) == len(steps) == -(-50 // batch_size)
-        assert max(sizes) - min(sizes) <= 1 and max(sizes) <= batch_size and min(sizes) == steps.smallest
+        assert (
+            max(sizes) - min(sizes) <= 1 and max(sizes) <= batch_size and min(sizes) == data.smallest_batch(batch_size)
+        )
         rows = joined(batches)
         same({name: column[rows["index"].argsort()] for name, column in rows.items()}, to_tensors(splits["train"]))
 
@@ -109,9 +112,10 @@ def test_where_features_lie_changes_no_batch(splits):
 
 def test_blocks_of_a_stream_are_shared_out_evenly(splits, monkeypatch):
     monkeypatch.setattr(training_data, "BLOCK", 20)
-    steps = TrainingData(splits, features="stream").steps(9, seed=0)
+    data = TrainingData(splits, features="stream")
+    steps = data.steps(9, seed=0)
     batches = list(steps.epoch(0))
-    assert len(batches) == len(steps) and steps.smallest == min(len(batch["index"]) for batch in batches)
+    assert len(batches) == len(steps) and data.smallest_batch(9) == min(len(batch["index"]) for batch in batches)
     same({"index": joined(batches)["index"].sort().values}, {"index": torch.arange(50)})
 
 

@@ -34,6 +34,7 @@ class DccaConfig(CanonicalConfig):
 
     model_type = "dualspace_dcca"
     players = ("model",)
+    terms = ("correlation",)
 
     turns: list[str] = field(default_factory=lambda: ["model"])
     audio_hidden: list[int] = field(default_factory=lambda: [1024, 1024, 1024])

@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import initialization as init
 
 from ..canonical_system import CanonicalConfig, CanonicalModel, Maps
+from ..cca import add_ridge
 from ..distributed import from_first, gather_rows
 from ..keeps_float32 import KeepsFloat32
-from ..modeling_crossmodal import Batch
+from ..modeling_crossmodal import Batch, was_loaded
 from ..moments import as_float64
 from ..pair_moments import Covariances
 from ..row_hash import random_salt, row_hash
@@ -42,7 +43,7 @@ class KccaConfig(CanonicalConfig):
 
     ridge: float | int = 0.0
     kernel: Literal["rbf", "linear"] = "rbf"
-    gamma: float | None = None
+    gamma: float | int | None = None
     constraint: float | int = 0.1
     components: int = 1000
     approximation: Literal["nystroem", "random_features"] = "nystroem"
@@ -67,6 +68,7 @@ class KernelMap(KeepsFloat32):
 
     points: Tensor
     offsets: Tensor
+    present: Tensor
     gamma: Tensor
     salt: Tensor
 
@@ -75,12 +77,13 @@ class KernelMap(KeepsFloat32):
         self.kernel = "cosines" if config.approximation == "random_features" else config.kernel
         self.register_buffer("points", torch.zeros(config.components, width))
         self.register_buffer("offsets", torch.zeros(config.components))
+        self.register_buffer("present", torch.zeros(config.components))  # 0 where there were fewer clips than room
         self.register_buffer("gamma", torch.zeros(1))
         self.register_buffer("salt", torch.zeros(width, dtype=torch.int64))
 
     def reset(self, seed: int | None) -> None:
         """Forgets the points, and draws by what others will be chosen."""
-        for buffer in (self.points, self.offsets, self.gamma):
+        for buffer in (self.points, self.offsets, self.present, self.gamma):
             init.zeros_(buffer)
         init.copy_(self.salt, random_salt(len(self.salt), seed))
 
@@ -88,6 +91,7 @@ class KernelMap(KeepsFloat32):
     def set(self, points: Tensor, gamma: float | None) -> None:
         """Takes rows as points, fewer than there is room for where there are no more; projections are drawn."""
         self.points.zero_()[: len(points)].copy_(points)
+        self.present.zero_()[: len(points) if self.kernel != "cosines" else None].fill_(1)
         self.gamma.fill_(_median_gamma(points) if gamma is None else gamma)
         if self.kernel == "cosines":
             generator = torch.Generator().manual_seed(int(self.salt[0]))
@@ -100,19 +104,22 @@ class KernelMap(KeepsFloat32):
         rows, points = as_float64(rows), as_float64(self.points)
         products = rows @ points.T
         if self.kernel == "linear":
-            return products
+            return products  # that with a zero is none
         if self.kernel == "cosines":
             return (products + as_float64(self.offsets)).cos() * (2 / len(points)) ** 0.5
         squares = rows.square().sum(dim=1, keepdim=True) + points.square().sum(dim=1) - 2 * products
-        return (-as_float64(self.gamma) * squares.clamp_min(0)).exp()
+        return (-as_float64(self.gamma) * squares.clamp_min(0)).exp() * as_float64(self.present)
 
     def whitening(self) -> Tensor:
         """R with R K R' = 1 for the kernel matrix K of the points: `forward(x) @ R` has the kernel as its products."""
         if self.kernel == "cosines":
             return torch.eye(len(self.points), dtype=torch.float64, device=self.points.device)
-        values, vectors = torch.linalg.eigh(self(self.points))
+        there = self.present.to(as_float64(self.present).device) > 0
+        values, vectors = torch.linalg.eigh(self(self.points[self.present > 0])[:, there])
         kept = values > values[-1] * KERNEL_RANK
-        return vectors[:, kept] / values[kept].sqrt()
+        result = values.new_zeros(len(there), int(kept.sum()))
+        result[there] = vectors[:, kept] / values[kept].sqrt()
+        return result
 
 
 def _median_gamma(points: Tensor) -> float:
@@ -129,8 +136,9 @@ class KccaModel(CanonicalModel):
 
     with centred kernels (Akaho, "A kernel method for canonical correlation analysis", 2001; Hardoon et al., "Canonical
     correlation analysis: an overview with application to learning methods", 2004). In the feature space of the kernel
-    that is a CCA with marginals $(1-c)S + \frac cn I$, so moments of one pass suffice, once points are known: those of
-    all clips while they are few, which is exact, and of a sample beyond. `config.kernel_choice` says which it was.
+    that is a CCA with a ridge of $c / (1-c) n$, so one pass gives all moments once points are known: those of all clips
+    while they are few, which is exact, and of a sample beyond. `config.kernel_choice` says which it was. (Correlations
+    are those of that CCA, at most one; the problem above has $1/(1-c)$ times as much.)
 
     Example:
         ```python
@@ -159,6 +167,8 @@ class KccaModel(CanonicalModel):
 
     def _init_weights(self, module: Any) -> None:
         if isinstance(module, KernelMap):
+            if not was_loaded(module):
+                self.layer.forget()
             module.reset(self.config.seed)
         else:
             super()._init_weights(module)
@@ -202,11 +212,10 @@ class KccaModel(CanonicalModel):
 
     def _with_constraint(self, covariances: Covariances, rows: int) -> Covariances:
         c = float(self.config.constraint)
-
-        def constrained(covariance: Tensor) -> Tensor:
-            return (1 - c) * covariance + torch.eye(len(covariance)).to(covariance) * (c / rows)
-
-        return covariances._replace(audio=constrained(covariances.audio), visual=constrained(covariances.visual))
+        # With c = 1 nothing is left of the covariances, and any ridge will do: that is kernel PLS.
+        share, ridge = (1.0, c / (1 - c) / rows) if c < 1 else (0.0, 1 / rows)
+        audio, visual = (add_ridge(share * side, ridge) for side in (covariances.audio, covariances.visual))
+        return covariances._replace(audio=audio, visual=visual)
 
 
 class _Sample:
@@ -214,12 +223,10 @@ class _Sample:
 
     def __init__(self, size: int, salt: Tensor):
         self.size, self.salt = size, salt
-        self.keys, self.rows, self.whole = torch.zeros(0, dtype=torch.int64), torch.zeros(0), True
+        self.keys, self.rows, self.whole = salt[:0], torch.zeros(0, len(salt), device=salt.device), True
 
     def add(self, rows: Tensor) -> None:
         """Takes in the rows of a batch."""
-        if not len(self.keys):
-            self.keys, self.rows = self.keys.to(rows.device), rows[:0].float()
         keys = row_hash(rows, self.salt)
         self._keep(torch.cat([self.keys, keys]), torch.cat([self.rows, rows.float()]))
 

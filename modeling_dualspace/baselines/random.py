@@ -22,6 +22,11 @@ class RandomConfig(CrossModalConfig):
 
     seed: int | None = None
 
+    def validate_draw(self) -> None:
+        """Nobody learns, and nothing is a code."""
+        if self.turns or self.codes:
+            raise ValueError("A random ranking has no players and no codes: leave `turns` and `codes`.")
+
 
 class RandomModel(CrossModalModel):
     """Embeddings drawn at random: uniform on the sphere, once a clip and modality, by a seed.

@@ -30,6 +30,7 @@ class TnnCCcaConfig(ClusterCcaConfig):
 
     model_type = "dualspace_tnn_c_cca"
     players = ("model",)
+    terms = ("triplet",)
 
     turns: list[str] = field(default_factory=lambda: ["model"])
     hidden: list[int] = field(default_factory=lambda: [100, 100, 100])
@@ -118,7 +119,7 @@ class TnnCCcaModel(ClusterCcaModel):
         config = self.config
         same, differs = class_relations(rows["members"])
         terms = [
-            triplet_loss(anchors.float(), others.float(), same, differs, margin=config.margin, mean=config.triplet_mean)
+            triplet_loss(anchors, others, same, differs, margin=config.margin, mean=config.triplet_mean)
             for anchors, others in ((rows["audio"], rows["visual"]), (rows["visual"], rows["audio"]))
         ]
         return {"triplet": terms[0] + terms[1]}
