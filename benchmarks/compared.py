@@ -111,7 +111,7 @@ def rivals(recipe: str) -> dict[str, System]:
         "C-CCA, even": System(
             "baselines/cluster_cca_weighted", even, {name: end for name, end in ENDS.items() if name}
         ),
-        "DCCA": System("baselines/dcca", [{}, {"train": {"epochs": 10}}, small, ours], ENDS),
+        "DCCA": System("baselines/dcca", [{}, small, ours], ENDS),
         "C-DCCA": System(
             "baselines/c_dcca",
             [{}, faster, ours, merged(ours, {"model": {"pairing": "even", "cluster_weight": 0.5}})], ENDS,
