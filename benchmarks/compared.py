@@ -133,10 +133,11 @@ def variants(recipe: str) -> dict[str, System]:
     return found | {DUAL: System(recipe, ends={"": {}, ", the paper's fusion": PAPERS_FUSION})}
 
 
-def on_data(folder: str | None) -> tuple[str, dict[str, Dataset], dict[str, System]]:
+def on_data(folder: str | None, quick: bool) -> tuple[str, dict[str, Dataset], dict[str, System]]:
     """What a folder holds: its name, its splits, and the systems with the dual model's recipe for it."""
     if folder is None:
-        splits = built("synthetic_features", None, ["default"])["default"]
+        flags = ["--rows", "4000"] if quick else []
+        splits = built("synthetic_features", None, ["default"], flags)["default"]
         return (
             "synthetic",
             splits,
@@ -218,7 +219,7 @@ def lead(table: Table, seeds: range) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Chooses, trains, and prints the table."""
     arguments: argparse.Namespace = parse(__doc__, argv, data="if there is any")
-    name, splits, systems = on_data(arguments.data)
+    name, splits, systems = on_data(arguments.data, arguments.quick)
     if arguments.quick:
         kept = {one: system for one, system in systems.items() if one not in BRIEF or one == DUAL}
         systems = {one: replace(system, tries=system.tries[:1]) for one, system in kept.items()}

@@ -213,15 +213,15 @@ def tensors(*splits: Dataset) -> dict[str, Tensor]:
     return to_tensors(concatenate_datasets(list(splits)) if len(splits) > 1 else splits[0])
 
 
-def built(script: str, source: str | None, configs: Sequence[str]) -> dict[str, dict[str, Dataset]]:
+def built(
+    script: str, source: str | None, configs: Sequence[str], flags: Sequence[str] = ()
+) -> dict[str, dict[str, Dataset]]:
     """What a script of dataset_scripts makes of published files, by configuration and split."""
     builder = Path(__file__).parent.parent / "dataset_scripts" / f"{script}.py"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "features")
-        done = subprocess.run(
-            [sys.executable, str(builder), *([] if source is None else ["--source", source]), "--out", str(out)],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        words = [*([] if source is None else ["--source", source]), "--out", str(out), *flags]
+        done = subprocess.run([sys.executable, str(builder), *words], capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr.strip().splitlines()[-1])
         with quiet():
