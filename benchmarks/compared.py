@@ -5,14 +5,16 @@
 DIR holds Wikipedia's raw features or the recordings of the Free Spoken Digit Dataset: five seeds, mean and deviation of
 MAP. Without it, synthetic features of VEGAS's shape are made, and everything runs once, a cell in five minutes at most.
 
-Every system is a recipe of training/configs/baselines, the published one first. Where others are tried, validation
-chooses among them, over two seeds: by MAP, or, where a system reads no label, by how well a query finds its own pair,
-which reads none either. Networks are tried with the towers and the optimiser of the dual model's recipe too. Validation
-is scored by what train taught; test, with --final only, by what was refit on both. Systems that end in linear
-directions stand there as published; weighted, each direction multiplied by its correlation, as in the dual model's
-default fusion; and weighted with the length of the variates kept, as it may too.
+A system stands there as published, by its recipe of training/configs/baselines, and tuned: with other ridges, fewer
+directions, and, of networks, the towers and the steps of the dual model's recipe. Validation chooses among them, over
+two seeds, by MAP; or, where a system reads no label, by how well a query finds its own pair, which reads none either.
+What ends in linear directions is also weighted, each direction multiplied by its correlation, as in the dual model's
+default fusion, and weighted with the length of the variates kept, as it may too.
 
---quick: one seed, the closed forms as published, the dual model. Goal: the dual model leads.
+Validation is scored by what train taught; test, with --final only, by what was refit on both. The recipes of the dual
+model were themselves chosen on train and validation: only test says who leads. Its ablations have its settings.
+
+--quick: one seed, closed forms as published, the dual model. Goal: the dual model leads.
 """
 
 import argparse
@@ -28,22 +30,21 @@ from datasets import Dataset
 from harness import parse, report
 from systems import PAPERS_FUSION, Table, Trained, built
 
+from modeling_dualspace import DualSubspaceConfig
 from modeling_dualspace.recipe import Recipe, load_recipe, recipe_from
 from modeling_dualspace.yaml_files import merged
 
 Settings = Mapping[str, Any]
 DUAL = "dual"
 NAMES = {"audio_to_visual": "a→v", "visual_to_audio": "v→a", "map": "mean"}
-ENDS: dict[str, Settings] = {
-    "": {"power": 0.0, "lengths": False},
-    ", weighted": {"power": 1.0, "lengths": False},
-    ", weighted, lengths": {"power": 1.0, "lengths": True},
+LINEAR: dict[str, Settings] = {
+    ", tuned": {"power": 0.0, "lengths": False},
+    ", tuned, weighted": {"power": 1.0, "lengths": False},
+    ", tuned, weighted, lengths": {"power": 1.0, "lengths": True},
 }
-"""Of systems with linear directions: how they are finished, the networks being the same."""
-DRAWN = ("random", "KCCA")
-"""Closed forms that hang on the seed."""
-BRIEF = {"DCCA": 20, "C-DCCA": 20, "TNN-C-CCA": 20, "explicit": 12, "implicit": 12, "shared": 12, DUAL: 12}
-"""Epochs on a set as large as VEGAS."""
+"""How what ends in linear directions is finished."""
+TOWERS = ("audio_hidden", "visual_hidden", "activation", "normalization", "dropout", "input_dropout", "feature_scaling")
+STEPS = ("epochs", "min_steps", "choose", "eval_every", "patience", "batch_size", "optimizer", "schedule")
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,19 @@ class System:
 
     Args:
         recipe: by name.
-        tries: settings over the recipe's; the published ones first.
-        ends: by what its name is followed in the table: settings of its closed form.
-        over: settings that all tries share.
+        tries: settings over the recipe's, beside none.
+        ends: rows of the best of them, each with settings of its closed form.
+        over: settings that all share.
+        brief: epochs on a set as large as VEGAS; 0 of a closed form.
+        drawn: whether a closed form hangs on the seed.
     """
 
     recipe: str
-    tries: Sequence[Settings] = ({},)
-    ends: Mapping[str, Settings] = field(default_factory=lambda: {"": {}})
+    tries: Sequence[Settings] = ()
+    ends: Mapping[str, Settings] = field(default_factory=dict)
     over: Settings = field(default_factory=dict)
+    brief: int = 0
+    drawn: bool = False
 
     def asked(self, settings: Settings, seed: int, *, refit: bool) -> Recipe:
         """The recipe with those settings."""
@@ -68,151 +73,142 @@ class System:
         content["train"] |= {"seed": seed, "refit": refit}
         return recipe_from(content)
 
+    def seeds(self, count: int) -> range:
+        """One, where another gives the same."""
+        return range(count if self.brief or self.drawn else 1)
 
-def scaled(*ridges: float, **model: Any) -> list[Settings]:
-    """Ridges on columns of unit variance."""
-    return [{"model": {"feature_scaling": "standardize", "ridge": ridge, **model}} for ridge in ridges]
+
+def scaled(ridges: Sequence[float], dims: Sequence[int] = (10,), **model: Any) -> list[Settings]:
+    """Ridges on columns of unit variance, and numbers of directions."""
+    same = {"feature_scaling": "standardize", **model}
+    return [{"model": same | {"ridge": ridge, "embed_dim": dim}} for dim in dims for ridge in ridges]
 
 
 def like_dual(recipe: str) -> Settings:
-    """The towers and the optimiser that the dual model has."""
+    """The towers, the steps and the correlation that the dual model has."""
     content = load_recipe(recipe).resolved()
-    towers = ("audio_hidden", "visual_hidden", "normalization", "dropout", "input_dropout")
-    model = {"normalization": "none", "activation": "relu"} | {
-        name: content["model"][name] for name in towers if name in content["model"]
-    }
-    model |= {"correlation_ridge": 1e-2, "correlation_ridge_relative": True, "ridge": 1e-2, "ridge_relative": True}
-    steps = ("epochs", "choose", "eval_every", "patience", "batch_size", "optimizer", "schedule")
-    return {"model": model, "train": {name: content["train"][name] for name in steps}}
+    dual = DualSubspaceConfig(**content["model"])
+    model = {name: getattr(dual, name) for name in TOWERS}
+    model |= {"correlation": dual.correlation, "correlation_ridge": dual.ridge, "ridge": 0.01, "ridge_relative": True}
+    model |= {"correlation_ridge_relative": dual.ridge_relative}
+    return {"model": model, "train": {name: content["train"][name] for name in STEPS}}
 
 
 def rivals(recipe: str) -> dict[str, System]:
     """All of them."""
-    kernels = [
-        {"model": {"feature_scaling": kind, "constraint": c}}
-        for kind in ("standardize", "center")
-        for c in (0.1, 0.5, 0.9)
-    ]
-    even = [
-        *scaled(0.01, 1e-4, 0.1, 1.0),
-        *scaled(0.01, 0.1, 1.0, cluster_weight=0.2),
-        *scaled(0.01, 0.1, 1.0, cluster_weight=1.0),
-    ]
-    ours, faster = like_dual(recipe), {"train": {"optimizer": {"lr": 1e-3}}}
+    ridges, ours = (0.01, 0.1, 1.0), like_dual(recipe)
+    kernels: list[Settings] = [
+        {"model": {"feature_scaling": kind, "constraint": c, "embed_dim": dim}}
+        for kind in ("standardize", "center") for c in (0.1, 0.9, 0.99, 0.999) for dim in (5, 10)
+    ]  # fmt: skip
     narrow = load_recipe("baselines/dcca_small").resolved()
     small = {"model": narrow["model"], "train": {name: narrow["train"][name] for name in ("batch_size", "optimizer")}}
-    stage = scaled(0.1)[0]
+    even = {"pairing": "even", "cluster_weight": 0.5}
+    stage = scaled([0.1])[0]
     return {
-        "random": System("baselines/random"),
-        "CCA": System("baselines/cca", [{}, *scaled(0.01, 0.1, 1.0)], ENDS),
-        "KCCA": System("baselines/kcca", kernels, ENDS),
-        "C-CCA": System("baselines/cluster_cca", [{}, *scaled(0.01, 0.1, 1.0)], ENDS),
-        "C-CCA, authors' mix": System("baselines/cluster_cca_mixed", [{}, *scaled(0.01, 0.1, 1.0)], ENDS),
+        "random": System("baselines/random", drawn=True),
+        "CCA": System("baselines/cca", scaled(ridges, (5, 7, 10)), LINEAR),
+        "KCCA": System("baselines/kcca", kernels, LINEAR, drawn=True),
+        "C-CCA": System("baselines/cluster_cca", scaled(ridges, (5, 10)), LINEAR),
+        "C-CCA, authors' mix": System("baselines/cluster_cca_mixed", scaled(ridges), LINEAR),
         "C-CCA, even": System(
-            "baselines/cluster_cca_weighted", even, {name: end for name, end in ENDS.items() if name}
+            "baselines/cluster_cca_weighted",
+            [one for weight in (0.2, 0.5, 1.0) for one in scaled((1e-4, *ridges), cluster_weight=weight)],
+            {end: over for end, over in LINEAR.items() if over["power"]},
         ),
-        "DCCA": System("baselines/dcca", [{}, small, ours], ENDS),
+        "DCCA": System("baselines/dcca", [small, ours], LINEAR, brief=20),
         "C-DCCA": System(
             "baselines/c_dcca",
-            [{}, faster, ours, merged(ours, {"model": {"pairing": "even", "cluster_weight": 0.5}})], ENDS,
+            [{"train": {"optimizer": {"lr": 1e-3}}}, ours, merged(ours, {"model": even})], LINEAR, brief=20,
         ),
         "TNN-C-CCA": System(
             "baselines/tnn_c_cca",
-            [{}, {"model": {"triplet_mean": "active"}}, stage, merged(stage, {"model": {"power": 1.0}})],
+            [{"model": {"triplet_mean": "active"}}, stage, merged(stage, {"model": {"power": 1.0}})],
+            {", tuned": {}}, brief=20,
         ),
     }  # fmt: skip
 
 
 def variants(recipe: str) -> dict[str, System]:
     """The dual model and its ablations, as a recipe has it; a subspace alone is compared by cosine."""
-    alone: dict[str, Settings] = {
-        name: {"model": {"variant": name, "fusion_lengths": False}} for name in ("explicit", "implicit")
-    }
-    found = {name: System(recipe, over=over) for name, over in alone.items()}
-    found["shared"] = System(recipe, over={"model": {"variant": "shared"}})
-    return found | {DUAL: System(recipe, ends={"": {}, ", the paper's fusion": PAPERS_FUSION})}
+    alone = {name: {"model": {"variant": name, "fusion_lengths": False}} for name in ("explicit", "implicit")}
+    over: dict[str, Settings] = alone | {"shared": {"model": {"variant": "shared"}}}
+    found = {name: System(recipe, over=settings, brief=12) for name, settings in over.items()}
+    return found | {DUAL: System(recipe, ends={", the paper's fusion": PAPERS_FUSION}, brief=12)}
 
 
 def on_data(folder: str | None, quick: bool) -> tuple[str, dict[str, Dataset], dict[str, System]]:
     """What a folder holds: its name, its splits, and the systems with the dual model's recipe for it."""
     if folder is None:
         flags = ["--rows", "4000"] if quick else []
-        splits = built("synthetic_features", None, ["default"], flags)["default"]
-        return (
-            "synthetic",
-            splits,
-            {name: _brief(name, one) for name, one in (rivals("vegas") | variants("vegas")).items()},
-        )
+        systems = rivals("vegas") | variants("vegas")
+        brief = {name: _brief(system) if system.brief else system for name, system in systems.items()}
+        return "synthetic", built("synthetic_features", None, ["default"], flags)["default"], brief
     name = "wikipedia" if (Path(folder) / "raw_features.mat").exists() else "spoken_digits"
     return name, built(name, folder, ["default"])["default"], rivals(name) | variants(name)
 
 
-def _brief(name: str, system: System) -> System:
-    """With fewer epochs, and of networks only the published settings and those like the dual model's."""
-    if name not in BRIEF:
-        return system
-    steps = {"epochs": BRIEF[name], "min_steps": 0, "eval_every": 4, "patience": None}
-    return replace(
-        system, tries=[*system.tries[:1], *system.tries[1:][-1:]], over=merged(system.over, {"train": steps})
-    )
+def _brief(system: System) -> System:
+    """With fewer epochs."""
+    steps = {"epochs": system.brief, "min_steps": 0, "eval_every": 4, "patience": None}
+    return replace(system, over=merged(system.over, {"train": steps}))
 
 
-def score(found: Trained, split: Dataset, *, refit: bool, end: Settings, pairs: bool = False) -> dict[str, float]:
-    """MAP by class, or of a query's own pair: then no label is read."""
-    rows = split.remove_columns(sorted({"label", "labels"} & set(split.column_names))) if pairs else split
-    return found.scores(rows, refit=refit, finish=end)
-
-
-def choose(name: str, system: System, splits: Mapping[str, Dataset], seeds: range) -> dict[str, int]:
-    """Which of the tries each end takes."""
-    if len(system.tries) == 1:
-        return dict.fromkeys(system.ends, 0)
+def choose(name: str, system: System, splits: Mapping[str, Dataset], seeds: int) -> dict[str, Settings]:
+    """The settings that each end takes."""
+    tries: list[Settings] = [{}, *system.tries]
+    if len(tries) == 1:
+        return dict.fromkeys(system.ends, {})
     scores: dict[str, list[float]] = {end: [] for end in system.ends}
-    for settings in system.tries:
-        trained = []
-        for seed in seeds:
-            trained.append(Trained(system.asked(settings, seed, refit=False), splits))
-            if not trained[-1].chosen.config.turns and name not in DRAWN:
-                break
+    for settings in tries:
+        trained = [Trained(system.asked(settings, seed, refit=False), splits) for seed in system.seeds(seeds)]
         for end, over in system.ends.items():
-            kind = {"refit": False, "end": over, "pairs": not trained[0].chosen.uses_labels}
-            scores[end].append(statistics.fmean(score(one, splits["validation"], **kind)["map"] for one in trained))
-    best = {end: max(range(len(values)), key=lambda place: round(values[place], 9)) for end, values in scores.items()}
-    for end, values in scores.items():
-        said = ", ".join(f"{value:.4f}" for value in values)
-        print(
-            f"{name}{end}: setting {best[end]} of {said}: {system.tries[best[end]] or 'as published'}", file=sys.stderr
-        )
-    return best
+            found = [one.scores(_seen(splits["validation"], one), refit=False, finish=over)["map"] for one in trained]
+            scores[end].append(statistics.fmean(found))
+    chosen = {end: max(range(len(tries)), key=lambda place: round(values[place], 9)) for end, values in scores.items()}
+    for end, place in chosen.items():
+        said = ", ".join(f"{value:.4f}" for value in scores[end])
+        print(f"{name}{end}: {tries[place] or 'as published'}, number {place} of {said}", file=sys.stderr)
+    return {end: tries[place] for end, place in chosen.items()}
 
 
-def fill(
-    table: Table, name: str, system: System, splits: Mapping[str, Dataset], seeds: range, choice: Mapping[str, int]
-) -> None:
-    """The rows of a system."""
-    learnt, final = {split: splits[split] for split in ("train", "validation")}, "test" in table.splits
-    for seed in seeds:
-        for place in dict.fromkeys(choice.values()):
+def _seen(split: Dataset, found: Trained) -> Dataset:
+    """What a system may choose by: without labels where it reads none, so that a query's own pair is what counts."""
+    labels = [] if found.chosen.uses_labels else sorted({"label", "labels"} & set(split.column_names))
+    return split.remove_columns(labels)
+
+
+def fill(table: Table, name: str, system: System, splits: Mapping[str, Dataset], seeds: int) -> dict[str, Settings]:
+    """The rows of a system; returns by which settings each was made."""
+    learnt = {split: splits[split] for split in ("train", "validation")}
+    rows = {"": {}} | choose(name, system, splits, min(seeds, 2))
+    kinds = list({str(settings): settings for settings in rows.values()}.values())
+    for seed in system.seeds(seeds):
+        for settings in kinds:
             start = time.perf_counter()
-            found = Trained(system.asked(system.tries[place], seed, refit=final), learnt)
-            said = f"{found.summary['steps']:,} updates, {time.perf_counter() - start:.0f} s"
-            for end in (end for end in system.ends if choice[end] == place):
-                over = system.ends[end]
-                rows = {split: score(found, splits[split], refit=split == "test", end=over) for split in table.splits}
-                table.add(name + end, **rows)
-            print(f"{name}, seed {seed}: {said}", file=sys.stderr)
-        if not found.chosen.config.turns and name not in DRAWN:
-            break  # another seed gives the same
+            found = Trained(system.asked(settings, seed, refit="test" in table.splits), learnt)
+            print(
+                f"{name}, seed {seed}: {found.summary['steps']:,} updates, {time.perf_counter() - start:.0f} s",
+                file=sys.stderr,
+            )
+            for end in (end for end, made in rows.items() if made == settings):
+                over = system.ends.get(end, {})
+                scores = {
+                    split: found.scores(splits[split], refit=split == "test", finish=over) for split in table.splits
+                }
+                table.add(name + end, **scores)
+    return {name + end: settings for end, settings in rows.items() if end}
 
 
-def lead(table: Table, seeds: range) -> bool:
+def leads(table: Table) -> bool:
     """Whether the dual model is ahead of all others, on the last split of the table."""
     split = table.splits[-1]
     others = [row for row in table.found if not row.startswith(DUAL)]
     best = max(others, key=lambda row: table.mean(row, split))
     ahead = table.mean(DUAL, split) - table.mean(best, split)
-    by_seed = f" ± {table.lead(DUAL, best, split)[1]:.4f}" if len(table.found[best][split]) > 1 else ""
-    print(f"dual ahead of the next, {best}, on {split}: {ahead:+.4f}{by_seed} over {len(seeds)} seeds")
+    count = len(table.found[best][split])
+    by_seed = f" ± {table.lead(DUAL, best, split)[1]:.4f} over {count} seeds" if count > 1 else ""
+    print(f"dual ahead of the next, {best}, on {split}: {ahead:+.4f}{by_seed}")
     return ahead > 0
 
 
@@ -221,16 +217,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments: argparse.Namespace = parse(__doc__, argv, data="if there is any")
     name, splits, systems = on_data(arguments.data, arguments.quick)
     if arguments.quick:
-        kept = {one: system for one, system in systems.items() if one not in BRIEF or one == DUAL}
-        systems = {one: replace(system, tries=system.tries[:1]) for one, system in kept.items()}
-    once = arguments.quick or name == "synthetic"
-    table, seeds = Table(["validation", "test"] if arguments.final else ["validation"]), range(1 if once else 5)
+        kept = {one: system for one, system in systems.items() if not system.brief or one == DUAL}
+        systems = {one: replace(system, tries=(), ends={}) for one, system in kept.items()}
+    table = Table(["validation", "test"] if arguments.final else ["validation"])
+    seeds = 1 if arguments.quick or name == "synthetic" else 5
+    settings: dict[str, Settings] = {}
     for one, system in systems.items():
-        fill(table, one, system, splits, seeds, choose(one, system, splits, seeds[:2]))
+        settings |= fill(table, one, system, splits, seeds)
     print(f"{name}: {', '.join(f'{len(rows):,} {split}' for split, rows in splits.items())}")
     table.show(NAMES)
-    goals = {f"the dual model leads on {name}, {table.splits[-1]}": lead(table, seeds)}
-    return report("compared", {name: table.figures()}, goals, arguments)
+    goals = {f"the dual model leads on {name}, {table.splits[-1]}": leads(table)}
+    return report("compared", {name: table.figures(), "settings": settings}, goals, arguments)
 
 
 if __name__ == "__main__":

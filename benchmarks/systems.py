@@ -1,6 +1,7 @@
 """Closed forms to compare with, trained models, and the table over seeds that both benchmarks on real data print."""
 
 import contextlib
+import copy
 import statistics
 import subprocess
 import sys
@@ -131,6 +132,7 @@ class Trained:
         """On a split; finished anew with other settings of the closed form behind the networks, if any are named."""
         model: Any = self.refit if refit else self.chosen
         if finish:
+            model = copy.deepcopy(model)
             for name, value in finish.items():
                 setattr(model.config, name, value)
             learnt = concatenate_datasets(list(self.splits.values())) if refit else self.splits["train"]
