@@ -3,7 +3,8 @@
     python benchmarks/compared.py [--data DIR] [--quick] [--final] [--check]
 
 DIR holds Wikipedia's raw features or the recordings of the Free Spoken Digit Dataset: five seeds, mean and deviation of
-MAP. Without it, synthetic features of VEGAS's shape are made, and everything runs once, a cell in five minutes at most.
+MAP. Without it, synthetic features of VEGAS's shape are made, and everything runs once, a cell in five minutes at most,
+with no refit.
 
 A system stands there as published, by its recipe of training/configs/baselines, and tuned: with other ridges, fewer
 directions, and, of networks, the towers and the steps of the dual model's recipe. Validation chooses among them, over
@@ -112,7 +113,7 @@ def rivals(recipe: str) -> dict[str, System]:
         "C-CCA": System("baselines/cluster_cca", scaled(ridges, (5, 10)), LINEAR),
         "C-CCA, authors' mix": System("baselines/cluster_cca_mixed", scaled(ridges), LINEAR),
         "C-CCA, even": System(
-            "baselines/cluster_cca_weighted",
+            "baselines/cluster_cca_even",
             [one for weight in (0.2, 0.5, 1.0) for one in scaled((1e-4, *ridges), cluster_weight=weight)],
             {end: over for end, over in LINEAR.items() if over["power"]},
         ),
@@ -154,16 +155,36 @@ def _brief(system: System) -> System:
     return replace(system, over=merged(system.over, {"train": steps}))
 
 
-def choose(name: str, system: System, splits: Mapping[str, Dataset], seeds: int) -> dict[str, Settings]:
+class Trainings:
+    """Models of one system, each trained once."""
+
+    def __init__(self, name: str, system: System, splits: Mapping[str, Dataset]):
+        self.name, self.system = name, system
+        self.learnt = {split: splits[split] for split in ("train", "validation")}
+        self.found: dict[str, Trained] = {}
+
+    def of(self, settings: Settings, seed: int, *, refit: bool) -> Trained:
+        """By these settings."""
+        key = f"{settings} {seed} {refit}"
+        if key not in self.found:
+            start = time.perf_counter()
+            self.found[key] = Trained(self.system.asked(settings, seed, refit=refit), self.learnt)
+            said = f"{self.found[key].summary['steps']:,} updates, {time.perf_counter() - start:.0f} s"
+            print(f"{self.name}, seed {seed}, {settings or 'as published'}: {said}", file=sys.stderr)
+        return self.found[key]
+
+
+def choose(trainings: Trainings, validation: Dataset, seeds: int) -> dict[str, Settings]:
     """The settings that each end takes."""
+    system, name = trainings.system, trainings.name
     tries: list[Settings] = [{}, *system.tries]
     if len(tries) == 1:
         return dict.fromkeys(system.ends, {})
     scores: dict[str, list[float]] = {end: [] for end in system.ends}
     for settings in tries:
-        trained = [Trained(system.asked(settings, seed, refit=False), splits) for seed in system.seeds(seeds)]
+        trained = [trainings.of(settings, seed, refit=False) for seed in system.seeds(seeds)]
         for end, over in system.ends.items():
-            found = [one.scores(_seen(splits["validation"], one), refit=False, finish=over)["map"] for one in trained]
+            found = [one.scores(_seen(validation, one), refit=False, finish=over)["map"] for one in trained]
             scores[end].append(statistics.fmean(found))
     chosen = {end: max(range(len(tries)), key=lambda place: round(values[place], 9)) for end, values in scores.items()}
     for end, place in chosen.items():
@@ -178,25 +199,17 @@ def _seen(split: Dataset, found: Trained) -> Dataset:
     return split.remove_columns(labels)
 
 
-def fill(table: Table, name: str, system: System, splits: Mapping[str, Dataset], seeds: int) -> dict[str, Settings]:
+def fill(
+    table: Table, name: str, system: System, splits: Mapping[str, Dataset], seeds: int, *, refit: bool
+) -> dict[str, Settings]:
     """The rows of a system; returns by which settings each was made."""
-    learnt = {split: splits[split] for split in ("train", "validation")}
-    rows = {"": {}} | choose(name, system, splits, min(seeds, 2))
-    kinds = list({str(settings): settings for settings in rows.values()}.values())
+    trainings = Trainings(name, system, splits)
+    rows: dict[str, Settings] = {"": {}} | choose(trainings, splits["validation"], min(seeds, 2))
     for seed in system.seeds(seeds):
-        for settings in kinds:
-            start = time.perf_counter()
-            found = Trained(system.asked(settings, seed, refit="test" in table.splits), learnt)
-            print(
-                f"{name}, seed {seed}: {found.summary['steps']:,} updates, {time.perf_counter() - start:.0f} s",
-                file=sys.stderr,
-            )
-            for end in (end for end, made in rows.items() if made == settings):
-                over = system.ends.get(end, {})
-                scores = {
-                    split: found.scores(splits[split], refit=split == "test", finish=over) for split in table.splits
-                }
-                table.add(name + end, **scores)
+        for end, settings in rows.items():
+            found, over = trainings.of(settings, seed, refit=refit), system.ends.get(end, {})
+            scores = {split: found.scores(splits[split], refit=split == "test", finish=over) for split in table.splits}
+            table.add(name + end, **scores)
     return {name + end: settings for end, settings in rows.items() if end}
 
 
@@ -223,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     seeds = 1 if arguments.quick or name == "synthetic" else 5
     settings: dict[str, Settings] = {}
     for one, system in systems.items():
-        settings |= fill(table, one, system, splits, seeds)
+        settings |= fill(table, one, system, splits, seeds, refit=arguments.final and name != "synthetic")
     print(f"{name}: {', '.join(f'{len(rows):,} {split}' for split, rows in splits.items())}")
     table.show(NAMES)
     goals = {f"the dual model leads on {name}, {table.splits[-1]}": leads(table)}

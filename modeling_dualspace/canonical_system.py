@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from .cca import CanonicalLayer, canonical_directions
 from .configuration_dualspace import CrossModalConfig, check_at_least_zero
 from .distributed import agreed, all_reduce_sum
-from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics, was_loaded
+from .modeling_crossmodal import Batch, CrossModalModel
+from .module_state import check_outputs, evaluating, share_batch_statistics, was_loaded
 from .moments import as_float64
 from .pair_moments import Covariances, PairMoments
-from .targets import label_targets
+from .targets import label_targets, shares
 from .towers import init_layer
 
 Maps = tuple[Tensor, Tensor]
@@ -37,9 +38,8 @@ class CanonicalConfig(CrossModalConfig):
     """
 
     players: ClassVar[tuple[str, ...]] = ()
-    """Those of the system: `turns` names them and no others."""
     terms: ClassVar[tuple[str, ...]] = ()
-    """Those of its loss: `loss_weights` weighs them and no others."""
+    makes_codes = False
 
     ridge: float | int = 1e-4
     ridge_relative: bool = False
@@ -52,15 +52,9 @@ class CanonicalConfig(CrossModalConfig):
         return self.embed_dim + 2 * self.lengths
 
     def validate_directions(self) -> None:
-        """Ridge and power that mean something, and the players there are."""
+        """Ridge and power that mean something."""
         for name in ("ridge", "power"):
             check_at_least_zero(name, getattr(self, name))
-        if tuple(dict.fromkeys(self.turns)) != self.players or self.codes:
-            known = f"`turns` names {' and '.join(self.players)}" if self.players else "`turns` is empty"
-            raise ValueError(f"{type(self).__name__} has no codes, and its {known}: leave `turns` and `codes`.")
-        for term in self.loss_weights.keys() - set(self.terms):
-            terms = f"has {' and '.join(self.terms)}" if self.terms else "has none"
-            raise ValueError(f"`loss_weights` names the term {term!r}, and {type(self).__name__} {terms}.")
 
 
 class CanonicalModel(CrossModalModel):
@@ -72,7 +66,7 @@ class CanonicalModel(CrossModalModel):
 
     config_class = CanonicalConfig
     config: CanonicalConfig
-    _keep_in_fp32_modules_strict = ["layer", "audio_statistics", "visual_statistics"]
+    _keep_in_fp32_modules_strict = ["layer", "statistics"]
 
     def __init__(self, config: CanonicalConfig, audio_width: int | None = None, visual_width: int | None = None):
         super().__init__(config)
@@ -96,19 +90,8 @@ class CanonicalModel(CrossModalModel):
         """All of the directions."""
         return {"fitted": [name for name in self.state_dict() if name.startswith("layer.")]}
 
-    def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
-        """Embeddings `(n, output_dim)` of unit length of raw audio features `(n, audio_dim)`."""
-        return self._embed(audio_features, self.config.audio_dim, "audio", self._embed_audio)
-
-    def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
-        """Embeddings `(n, output_dim)` of unit length of raw visual features `(n, visual_dim)`."""
-        return self._embed(visual_features, self.config.visual_dim, "visual", self._embed_visual)
-
-    def _embed_audio(self, features: Tensor) -> Tensor:
-        return self.layer.audio(self._rows(features, "audio"))
-
-    def _embed_visual(self, features: Tensor) -> Tensor:
-        return self.layer.visual(self._rows(features, "visual"))
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        return getattr(self.layer, modality)(self._rows(features, modality))
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
         """What directions are fitted to, of raw features; one row a clip."""
@@ -207,47 +190,49 @@ class ClusterModel(CanonicalModel):
 
     def _moments(self, data: Iterable[Batch]) -> PairMoments:
         moments = self._no_moments(self.config.num_labels or 0)
-        sizes = self._class_sizes(data)
+        sizes = self._class_sizes(data) if self.config.pairing == "all" else None
 
         def look() -> None:
             for batch in self._batches(data):
                 members, (audio, visual) = self._members(batch), self._both(batch)
-                if sizes is None:
-                    moments.update(audio, visual, members)
-                else:
+                if sizes is not None:
                     rows, classes, weights = _by_class(members, sizes)
                     moments.update(audio[rows], visual[rows], classes, weights=weights)
+                else:
+                    moments.update(audio, visual, members)
 
         agreed(look)
         moments.all_reduce()
-        if moments.rows and not moments.class_weight.any():
+        self._check_labelled(moments.rows, moments.class_weight)
+        return moments
+
+    def _class_sizes(self, data: Iterable[Batch]) -> Tensor:
+        """Clips of each class, over all processes; raises where none has a label."""
+        sizes = as_float64(torch.zeros(1 + (self.config.num_labels or 0), device=self.device))
+
+        def look() -> None:
+            for batch in self._batches(data):
+                sizes[0] += len(batch["audio_features"])
+                sizes[1:] += self._members(batch).to(sizes).sum(dim=0)
+
+        agreed(look)
+        all_reduce_sum(sizes)
+        self._check_labelled(int(sizes[0]), sizes[1:])
+        return sizes[1:]
+
+    def _check_labelled(self, clips: int, by_class: Tensor) -> None:
+        if clips and not by_class.any():
             raise ValueError(
                 f"{type(self).__name__} learns from the categories of clips, and no training clip has a label "
                 "(`labels`): annotate some, or take a system that needs none, like cca."
             )
-        return moments
-
-    def _class_sizes(self, data: Iterable[Batch]) -> Tensor | None:
-        """Clips of each class, over all processes, where rows are weighted by them."""
-        if self.config.pairing != "all":
-            return None
-        sizes = as_float64(torch.zeros(self.config.num_labels or 0, device=self.device))
-
-        def look() -> None:
-            for batch in self._batches(data):
-                sizes.add_(self._members(batch).to(sizes).sum(dim=0))
-
-        agreed(look)
-        all_reduce_sum(sizes)
-        return sizes
 
     def _members(self, batch: Batch) -> Tensor:
         """Memberships `(n, C)` with rows that sum to one, or to zero where nobody annotated."""
         if "labels" not in batch:
             return torch.zeros(len(batch["audio_features"]), self.config.num_labels or 0, device=self.device)
         targets, known = label_targets(batch["labels"], self.config.num_labels or 0)
-        targets = targets * known.unsqueeze(1)
-        return targets / targets.sum(dim=1, keepdim=True).clamp_min(1)
+        return shares(targets * known.unsqueeze(1))
 
     def _covariances(self, moments: PairMoments) -> Covariances:
         return moments.covariances(self.config.cluster_weight, all_pairs=self.config.pairing == "mixed")
@@ -260,9 +245,39 @@ def _by_class(members: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     rows, classes = members.nonzero(as_tuple=True)
     alone = (~members.any(dim=1)).nonzero().flatten()
-    weights = torch.cat([members[rows, classes].to(sizes) * sizes[classes], sizes.new_ones(len(alone))])
+    # Class sizes may lie on another device, which has float64.
+    shared = members[rows, classes].to(sizes) * sizes[classes.to(sizes.device)]
     one_hot = nn.functional.one_hot(classes, members.shape[1])
-    return torch.cat([rows, alone]), torch.cat([one_hot, one_hot.new_zeros(len(alone), members.shape[1])]), weights
+    return (
+        torch.cat([rows, alone]),
+        torch.cat([one_hot, one_hot.new_zeros(len(alone), members.shape[1])]),
+        torch.cat([shared, sizes.new_ones(len(alone))]),
+    )
+
+
+@strict
+class LinearConfig(CanonicalConfig):
+    """What canonical directions of raw features are configured by.
+
+    Args:
+        feature_scaling: `standardize` adds the ridge to columns of unit variance; `none` to those of the features.
+    """
+
+    feature_scaling: Literal["standardize", "none"] = "none"
+
+
+class LinearModel(CanonicalModel):
+    """Canonical directions of raw features."""
+
+    config_class = LinearConfig
+    config: LinearConfig
+
+    def __init__(self, config: LinearConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def _maps(self, covariances: Covariances) -> Maps | None:
+        return standardizing(covariances) if self.config.feature_scaling == "standardize" else None
 
 
 def standardizing(covariances: Covariances) -> Maps:

@@ -42,6 +42,12 @@ class CrossModalConfig(ClosedConfig):
 
     model_type = "dualspace_system"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["terms"]
+    players: ClassVar[tuple[str, ...] | None] = None
+    """Those of the system, whom `turns` names in any order and ratio, and no others; None leaves it open."""
+    terms: ClassVar[tuple[str, ...] | None] = None
+    """Those of its loss, which `loss_weights` weighs, and no others; None leaves it open."""
+    makes_codes: ClassVar[bool | None] = None
+    """Whether its embeddings are codes; None leaves it open."""
 
     audio_dim: int = 128
     visual_dim: int = 1024
@@ -98,10 +104,22 @@ class CrossModalConfig(ClosedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
+    def validate_players(self) -> None:
+        """Players, and codes, as the system has them."""
+        name = type(self).__name__
+        if self.players is not None and set(self.turns) != set(self.players):
+            known = f"players are {' and '.join(self.players)}" if self.players else "batches teach nobody"
+            raise ValueError(f"{name}'s {known}: leave `turns`, which is {self.turns}.")
+        if self.makes_codes is not None and self.codes != self.makes_codes:
+            raise ValueError(f"{name} makes {'codes alone' if self.makes_codes else 'no codes'}: leave `codes`.")
+
     def validate_loss_weights(self) -> None:
-        """Finite weights of at least 0."""
+        """Finite weights of at least 0, of terms that there are."""
         for term, weight in self.loss_weights.items():
             check_at_least_zero(f"loss_weights[{term!r}]", weight)
+            if self.terms is not None and term not in self.terms:
+                known, name = " and ".join(self.terms) or "none", type(self).__name__
+                raise ValueError(f"`loss_weights` names the term {term!r}, and those of {name} are {known}.")
 
 
 def check_layers(config: CrossModalConfig, widths: tuple[str, ...], dropouts: tuple[str, ...] = ("dropout",)) -> None:
@@ -119,11 +137,15 @@ def check_layers(config: CrossModalConfig, widths: tuple[str, ...], dropouts: tu
     for name in dropouts:
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}` must be at least 0 and below 1, got {getattr(config, name)}.")
-    activation = config.activation
+    check_activation("activation", config.activation)
+
+
+def check_activation(name: str, activation: str) -> None:
+    """Raises, naming the field, unless transformers has it."""
     if activation not in ACT2FN:
         close = difflib.get_close_matches(activation, ACT2FN, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"`activation` must be one of those in transformers, got '{activation}'.{hint}")
+        raise ValueError(f"`{name}` must be one of those in transformers, got '{activation}'.{hint}")
 
 
 def check_at_least_zero(name: str, value: float) -> None:
@@ -180,6 +202,8 @@ class DualSubspaceConfig(CrossModalConfig):
     """
 
     model_type = "dualspace"
+    players = ("model",)
+    makes_codes = False
 
     turns: list[str] = field(default_factory=lambda: ["model"])
     variant: Literal["dual", "explicit", "implicit", "shared"] = "dual"
@@ -258,10 +282,6 @@ class DualSubspaceConfig(CrossModalConfig):
                 check_at_least_zero(name, getattr(self, name))
         if self.fusion_cluster_weight is not None and not 0 <= self.fusion_cluster_weight <= 1:
             raise ValueError(f"`fusion_cluster_weight` must lie in 0..1, got {self.fusion_cluster_weight}.")
-        if self.turns != ["model"] or self.codes:
-            raise ValueError(
-                "The dual-subspace model has one player, `model`, and no codes: leave `turns` and `codes`."
-            )
         weights = {"discriminative": "alpha", "orthogonality": "beta"}
         for term in self.loss_weights.keys() - {"correlation"}:
             hint = f"its weight is `{weights[term]}`" if term in weights else "the model has no such term"

@@ -23,7 +23,7 @@ from .feature_dataset import paired_rows, to_tensors
 from .feature_schema import MODALITIES, Description, class_names_of
 from .files import model_fingerprint
 from .loading import check_fit, check_model, data_fingerprint, load_model, load_split
-from .modeling_crossmodal import evaluating
+from .module_state import evaluating
 from .moments import check_finite
 from .results import FORMAT, Run, read_run
 from .retrieval_scores import CUTOFFS, grid, is_known, query_scores, retrieval_scores

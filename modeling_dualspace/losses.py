@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .targets import shares
+
 CorrelationKind = Literal["nuclear", "frobenius"]
 DiscriminativeKind = Literal["frobenius", "row_norm"]
 OrthogonalityKind = Literal["paper", "batch", "scale_free"]
@@ -70,11 +72,10 @@ def canonical_correlation(
 
 def _cluster_cross(audio: Tensor, visual: Tensor, targets: Tensor) -> Tensor:
     """Cross-covariance of each row with the mean of its class; a row of no class stands for itself."""
-    sums = targets.sum(dim=1, keepdim=True)
-    members = targets / torch.where(sums > 0, sums, 1.0)
+    members = shares(targets)
     sizes = members.sum(dim=0)
     inverse = torch.where(sizes > 0, 1 / torch.where(sizes > 0, sizes, 1.0), 0.0)
-    alone = (sums == 0).to(audio)
+    alone = (~targets.any(dim=1, keepdim=True)).to(audio)
     clusters = (members.T @ audio * inverse.unsqueeze(1)).T @ (members.T @ visual)
     return (clusters + (audio * alone).T @ visual) / len(audio)
 

@@ -78,7 +78,7 @@ def stage_model(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
 
 
 def _said_of(model: Any) -> str:
-    """The first sentence of what a system says of itself."""
+    """The first paragraph of what a system says of itself."""
     return " ".join((inspect.getdoc(type(model)) or type(model).__name__).split("\n\n")[0].split())
 
 

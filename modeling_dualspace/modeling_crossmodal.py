@@ -1,19 +1,19 @@
 """The contract of learning: what trainer, evaluation, index and app know of a system, and all they know."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_dualspace import CrossModalConfig, spec_parts
-from .distributed import agreed, all_reduce_sum, gather_named_rows, world_size
+from .distributed import agreed, gather_named_rows
+from .module_state import evaluating
 from .moments import ColumnMoments, check_finite
 from .targets import check_labels
 
@@ -87,11 +87,15 @@ class CrossModalModel(PreTrainedModel):
         return self.config.loss_weights
 
     def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
-        """Embeddings `(n, d)` of unit length of audio features `(n, audio_dim)`; raises while unfitted."""
-        raise NotImplementedError
+        """Embeddings `(n, output_dim)` of unit length of raw audio features `(n, audio_dim)`; raises while unfitted."""
+        return self._embed(audio_features, "audio")
 
     def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
-        """Embeddings `(n, d)` of unit length of visual features `(n, visual_dim)`; raises while unfitted."""
+        """Embeddings `(n, output_dim)` of unit length of raw visual features `(n, visual_dim)`, likewise."""
+        return self._embed(visual_features, "visual")
+
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        """Unit rows of raw features of the right width, in eval mode: what a system says by this, and no more."""
         raise NotImplementedError
 
     @property
@@ -287,8 +291,8 @@ class CrossModalModel(PreTrainedModel):
             raise ValueError(f"Expected {name} features of a floating type, got {features.dtype}: call `.float()`.")
         return features
 
-    def _embed(self, features: Tensor, width: int, name: str, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `embed` makes of checked features, in eval mode whatever the mode of the model.
+    def _embed(self, features: Tensor, name: str) -> Tensor:
+        """Embeddings of checked features, in eval mode whatever the mode of the model.
 
         An embedding depends on its own clip alone: dropout would make it a matter of chance, and batch statistics one
         of its neighbours.
@@ -298,12 +302,12 @@ class CrossModalModel(PreTrainedModel):
                 f"This {type(self).__name__} is not fitted yet, so it has no common space: call "
                 "`model.finish(batches)` with the training batches first, or load a model that was saved after it."
             )
-        self._check_features(features, width, name)
+        self._check_features(features, getattr(self.config, f"{name}_dim"), name)
         if self.training or (not torch.compiler.is_compiling() and any(module.training for module in self.modules())):
             with evaluating(self):
-                embeds = embed(features)
+                embeds = self._embed_rows(features, name)
         else:
-            embeds = embed(features)
+            embeds = self._embed_rows(features, name)
         # In a compiled graph a look at the values would break it.
         if not torch.compiler.is_compiling():
             check_finite(features, f"{name} features")
@@ -313,44 +317,6 @@ class CrossModalModel(PreTrainedModel):
                     "features are far beyond those it was trained on."
                 )
         return embeds
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout and batch statistics; the mode of every module is put back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        # One by one: somebody may have frozen a part.
-        for module in training:
-            module.training = True
-
-
-def was_loaded(module: nn.Module) -> bool:
-    """Whether all of a module's own tensors came out of a file, when `_init_weights` is asked to begin it."""
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return all(getattr(tensor, "_is_hf_initialized", False) for tensor in own)
-
-
-def share_batch_statistics(model: nn.Module) -> None:
-    """Averages the running statistics of batch norms over processes, each of which saw its own shards."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d) and world_size() > 1:
-            for running in (module.running_mean, module.running_var):
-                if running is not None:
-                    all_reduce_sum(running)
-                    running /= world_size()
-
-
-def check_outputs(*outputs: Tensor) -> None:
-    """Raises unless what a network makes of finite features is finite."""
-    if not all(torch.isfinite(rows).all() for rows in outputs):
-        raise ValueError(
-            "The outputs are not finite although the features are: training diverged. Lower the learning rate, "
-            "or clip the gradient."
-        )
 
 
 def _check_tensor(value: Any, what: str) -> None:

@@ -19,7 +19,8 @@ from .configuration_dualspace import DualSubspaceConfig
 from .distributed import agreed, all_reduce_sum
 from .fusion import fit_fusion, held_out_from, output_moments
 from .losses import canonical_correlation, discriminative_loss, orthogonality_loss
-from .modeling_crossmodal import Batch, CrossModalModel, check_outputs, evaluating, share_batch_statistics, was_loaded
+from .modeling_crossmodal import Batch, CrossModalModel
+from .module_state import check_outputs, evaluating, share_batch_statistics, was_loaded
 from .targets import label_targets
 from .towers import FeatureStatistics, SubspaceTowers, init_layer
 
@@ -115,20 +116,10 @@ class DualSubspaceModel(CrossModalModel):
             found[f"{modality}_features"] = [name for name in names if name.startswith(first)]
         return found | {"fitted": [name for name in self.state_dict() if name.startswith("fusion.")]}
 
-    def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
-        """Embeddings `(n, output_dim)` of unit length of raw audio features `(n, audio_dim)`."""
-        return self._embed(
-            audio_features, self.config.audio_dim, "audio", lambda rows: self.fusion.audio(self._audio_outputs(rows))
-        )
-
-    def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
-        """Embeddings `(n, output_dim)` of unit length of raw visual features `(n, visual_dim)`."""
-        return self._embed(
-            visual_features,
-            self.config.visual_dim,
-            "visual",
-            lambda rows: self.fusion.visual(self._visual_outputs(rows)),
-        )
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        if modality == "audio":
+            return self.fusion.audio(self._audio_outputs(features))
+        return self.fusion.visual(self._visual_outputs(features))
 
     def _audio_outputs(self, features: Tensor) -> Tensor:
         """Explicit and implicit outputs, side by side; and behind them the scaled features, if those are fused."""

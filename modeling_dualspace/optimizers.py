@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 
 from .recipe import OptimizerSettings, ScheduleSettings
 
+SMOOTHING = {"adamw": 0.999, "adamax": 0.999, "rmsprop": 0.9}
+"""By default; of RMSprop what Keras has, by whose name published recipes call it."""
+
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """The optimiser of named parameters; vectors (biases, norms) are not decayed."""
@@ -17,15 +20,17 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizerSe
         {"params": [one for one in parameters.values() if one.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    smoothing = SMOOTHING.get(settings.name, 0.0) if settings.smoothing is None else settings.smoothing
+    betas = settings.momentum, smoothing
     if settings.name == "adamax":
-        return torch.optim.Adamax(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+        return torch.optim.Adamax(groups, lr=settings.lr, betas=betas)
     if settings.name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=settings.lr, alpha=settings.momentum)
+        return torch.optim.RMSprop(groups, lr=settings.lr, alpha=smoothing, momentum=settings.momentum)
     # Fused: one pass over memory instead of one an operation, on CPU and GPU alike.
     fused = all(one.device.type in ("cpu", "cuda") for one in parameters.values())
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)
 
 
 def rate(schedule: ScheduleSettings, progress: float) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .distributed import all_reduce_sum
 from .moments import EMPTY_SPLIT, Centre, as_float64, check_finite, check_width, chunks, constant_columns
+from .targets import shares
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -138,7 +139,7 @@ class PairMoments:
         members = as_float64(targets[chunk]).to(self.weight.device)
         if known is not None:
             members = torch.where(known[chunk].to(members.device).unsqueeze(1), members, 0.0)
-        return members / members.sum(dim=1, keepdim=True).clamp_min(_TINY)
+        return shares(members)
 
     def _update_chunk(self, audio: Tensor, visual: Tensor, members: Tensor | None, weights: Tensor | None) -> None:
         check_finite(audio, "audio features", self.rows)

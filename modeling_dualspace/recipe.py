@@ -36,8 +36,9 @@ class OptimizerSettings:
     Args:
         name: `sgd`, the paper's, `adamw` (without decay that is Adam), `adamax`, or `rmsprop`.
         lr: the learning rate, before the schedule.
-        momentum: of `sgd`; the first of the two betas of `adamw` and `adamax`; of `rmsprop` how much of its running
-            mean square stays with each step.
+        momentum: how much of the last step, or of `adamw`'s and `adamax`'s running mean, stays.
+        smoothing: how much of the running mean square stays, the second of two betas: by default .999 of `adamw` and
+            `adamax`, .9 of `rmsprop`; `sgd` has none.
         weight_decay: of matrices; biases and norms have none. `adamw` takes it off the weights, the others add it to
             the gradient.
     """
@@ -45,6 +46,7 @@ class OptimizerSettings:
     name: Literal["sgd", "adamw", "adamax", "rmsprop"] = "adamw"
     lr: float = 1e-3
     momentum: float = 0.9
+    smoothing: float | None = None
     weight_decay: float = 0.0
 
 
@@ -238,8 +240,11 @@ def _check_numbers(recipe: Recipe) -> None:
             (f"{path}.lr", settings.lr, 0, math.inf),
             (f"{path}.weight_decay", settings.weight_decay, 0, math.inf),
         ]
-        if not 0 <= settings.momentum < 1:
-            raise ValueError(f"`{path}.momentum` must be at least 0 and below 1, got {settings.momentum}.")
+        for name, share in (("momentum", settings.momentum), ("smoothing", settings.smoothing)):
+            if share is not None and not 0 <= share < 1:
+                raise ValueError(f"`{path}.{name}` must be at least 0 and below 1, got {share}.")
+        if settings.name == "sgd" and settings.smoothing is not None:
+            raise ValueError(f"`{path}.smoothing` has no effect where `{path}.name` is sgd: leave one of them out.")
     for key, value, low, high in bounds:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f" and at most {high:g}" if high < math.inf else ""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .moments import as_float64
+from .moments import as_float64, chunks
 
 _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 """The two multipliers of splitmix64, as signed numbers (Steele, Lea and Flood, "Fast splittable pseudorandom number
@@ -28,9 +28,12 @@ def row_hash(rows: Tensor, salt: Tensor) -> Tensor:
 
         ```
     """
-    bits = (rows.float() + 0.0).contiguous().view(torch.int32).long()  # -0 counts as 0
-    # Odd multipliers; products and sums wrap around.
-    return mixed((mixed(bits + salt) * (2 * salt + 1)).sum(dim=1))
+    keys = []
+    for chunk in chunks(*rows.shape):  # 64 bits a number are a copy of all of them
+        bits = (rows[chunk].float() + 0.0).contiguous().view(torch.int32).long()  # -0 counts as 0
+        # Odd multipliers; products and sums wrap around.
+        keys.append((mixed(bits + salt) * (2 * salt + 1)).sum(dim=1))
+    return mixed(torch.cat(keys)) if keys else salt[:0]
 
 
 def mixed(keys: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ def label_targets(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
     return torch.where(known.unsqueeze(1), labels, 0.0).float(), known
 
 
+def shares(targets: Tensor) -> Tensor:
+    """Memberships with rows that sum to one; a row of zeros stays one."""
+    return targets / targets.sum(dim=1, keepdim=True).clamp_min(torch.finfo(targets.dtype).tiny)
+
+
 def check_labels(labels: Tensor, num_labels: int, rows: int, numbers: int | Tensor = 0) -> None:
     """Raises unless `labels` are `rows` classes below `num_labels`, or as many rows of memberships.
 

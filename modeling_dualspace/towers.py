@@ -1,5 +1,6 @@
-"""From raw features to the outputs of both subspaces, one modality at a time."""
+"""From raw features to the outputs of networks, one modality at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,15 +41,17 @@ class FeatureStatistics(KeepsFloat32):
         return (features - self.mean) / self.scale
 
 
-def hidden_layers(widths: list[int], config: Any) -> nn.Sequential:
-    """Linear, normalisation, activation, dropout from each width to the next, as `config` names them."""
+def hidden_layers(
+    widths: Sequence[int], *, activation: str, dropout: float, normalization: str = "none"
+) -> nn.Sequential:
+    """Linear, normalisation, activation, dropout from each width to the next."""
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
         layers += [
             nn.Linear(before, after),
-            _NORMALIZATIONS[config.normalization](after),
-            ACT2FN[config.activation],
-            nn.Dropout(config.dropout),
+            _NORMALIZATIONS[normalization](after),
+            ACT2FN[activation],
+            nn.Dropout(dropout),
         ]
     return nn.Sequential(*layers)
 
@@ -67,6 +70,31 @@ def init_layer(module: nn.Module) -> bool:
     return True
 
 
+class Encoder(nn.Module):
+    """Raw features of one modality to what a network makes of them, their scaling included.
+
+    Args:
+        widths: of the features, the hidden layers and the outputs.
+        bias: whether the last layer has one.
+        input_dropout: of the scaled features.
+        layers: `activation`, `dropout`, `normalization`; see `hidden_layers`.
+    """
+
+    def __init__(self, widths: Sequence[int], *, bias: bool = True, input_dropout: float = 0.0, **layers: Any):
+        super().__init__()
+        self.statistics = FeatureStatistics(widths[0])
+        last = nn.Linear(widths[-2], widths[-1], bias=bias)
+        self.network = nn.Sequential(nn.Dropout(input_dropout), *hidden_layers(widths[:-1], **layers), last)
+
+    def first_layers(self) -> tuple[str, str]:
+        """Beginnings of the names of what raw features go through first."""
+        return "statistics.", "network.1."
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs `(n, widths[-1])` of raw features `(n, widths[0])`."""
+        return self.network(self.statistics(features).to(next(self.network.parameters()).dtype))
+
+
 class SubspaceTowers(nn.Module):
     """One modality's way into both subspaces: two towers, or one trunk with two heads (`shared`)."""
 
@@ -75,9 +103,18 @@ class SubspaceTowers(nn.Module):
         self.input_dropout = nn.Dropout(config.input_dropout)
         widths = [width, *hidden]
         shared = config.variant == "shared"
-        self.trunk = hidden_layers(widths, config) if shared else nn.Identity()
+
+        def layers() -> nn.Sequential:
+            return hidden_layers(
+                widths,
+                activation=config.activation,
+                dropout=config.dropout,
+                normalization=config.normalization,
+            )
+
+        self.trunk = layers() if shared else nn.Identity()
         self.explicit, self.implicit = (
-            nn.Sequential(*([] if shared else hidden_layers(widths, config)), nn.Linear(widths[-1], outputs))
+            nn.Sequential(*([] if shared else layers()), nn.Linear(widths[-1], outputs))
             for outputs in (config.explicit_dim, config.implicit_dim)
         )
 

@@ -249,7 +249,7 @@ class _Training:
         progress.stale = 0 if better else progress.stale + 1
         if better:
             self._keep(model, line)
-        self._show(line, better, trainer.epochs)
+        self._show(line, better, trainer.epochs if model.config.turns else 0)
         return line
 
     def _finish(self, model: CrossModalModel) -> None:
@@ -347,7 +347,7 @@ class _Training:
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
         terms = "  ".join(f"{name} {value:.4f}" for name, value in line["terms"].items())
         score = "" if found is None else f"  validation MAP {found['map']:.4f}{' *' if better else ''}"
-        self._say(f"epoch {line['epoch']}/{epochs}  {terms}{score}" if terms else f"fitted in closed form{score}")
+        self._say(f"epoch {line['epoch']}/{epochs}  {terms}{score}" if epochs else f"fitted in closed form{score}")
 
     def _say(self, text: str) -> None:
         if self.says:

@@ -13,12 +13,7 @@ TripletMean = Literal["all", "active"]
 def triplet_loss(
     anchors: Tensor, others: Tensor, same: Tensor, differs: Tensor, *, margin: float, mean: TripletMean = "all"
 ) -> Tensor:
-    r"""The triplet loss of all triplets of a batch, a scalar.
-
-    $$\frac1N \sum_i \sum_{p \in P_i} \sum_{n \in N_i} \max(0, \|x_i - z_p\|^2 - \|x_i - z_n\|^2 + m)$$
-
-    There are of the order of $n^3$ of them. Sorted by distance, the negatives that lie within the margin of a positive
-    are the first so many, and their sum is a prefix: $O(n^2 \log n)$ time, $O(n^2)$ memory, exact, with gradient.
+    r"""The triplet loss of all triplets of a batch by squared distances, a scalar; see `triplets_of`.
 
     Args:
         anchors: `(n, d)`.
@@ -38,6 +33,26 @@ def triplet_loss(
         ```
     """
     distances = _squared_distances(anchors, others, (same | differs).any(dim=0))
+    return triplets_of(distances, same, differs, margin=margin, mean=mean)
+
+
+def triplets_of(
+    distances: Tensor, same: Tensor, differs: Tensor, *, margin: float, mean: TripletMean = "all"
+) -> Tensor:
+    r"""The triplet loss of all triplets of a batch, by whatever distance.
+
+    $$\frac1N \sum_i \sum_{p \in P_i} \sum_{n \in N_i} \max(0, d_{ip} - d_{in} + m)$$
+
+    There are of the order of $n^3$ of them. Sorted by distance, the negatives that lie within the margin of a positive
+    are the first so many, and their sum is a prefix: $O(n^2 \log n)$ time, $O(n^2)$ memory, exact, with gradient.
+
+    Args:
+        distances: `(n, m)`, of anchors and others.
+        same: see `triplet_loss`; the others likewise.
+        differs: of the same shape.
+        margin: m.
+        mean: what is divided by.
+    """
     negatives = torch.where(differs, distances, torch.inf).sort(dim=1).values
     prefix = torch.nn.functional.pad(torch.where(negatives.isinf(), 0.0, negatives).cumsum(dim=1), (1, 0))
     reach = distances + margin

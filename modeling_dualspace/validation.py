@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .distributed import agreed, all_reduce_sum, gather_rows, process_index
 from .feature_schema import MODALITIES
-from .modeling_crossmodal import Batch, CrossModalModel, evaluating
+from .modeling_crossmodal import Batch, CrossModalModel
+from .module_state import evaluating
 from .moments import check_finite
 from .ranking import summed_average_precision
 from .retrieval_scores import DIRECTIONS

@@ -57,7 +57,8 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not below.is_file() and re.fullmatch(r"[\w/]+", str(base)):  # the name of one beside it, or of one of ours
         beside = file.parent / f"{base}.yaml"
         with suppress(FileNotFoundError):
-            below = beside if beside.is_file() else resource(f"configs/{base}.yaml")
+            another = beside.is_file() and beside.resolve() != file.resolve()
+            below = beside if another else resource(f"configs/{base}.yaml")
     if not below.is_file():
         raise ValueError(f"{file} extends {base}, and there is neither {below} nor a recipe of ours of that name.")
     extended = read_yaml(below, (*inside, file.resolve()))

@@ -1,5 +1,6 @@
 """The compared systems as a person meets them: by recipe, by the Auto classes, in a release."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_every_recipe_is_in_the_manual_and_in_the_release(root):
     manual = (root / "training" / "README.md").read_text()
     named = {name for name in RECIPES if f"`{name}`" in manual or f"`{Path(name).name}`" in manual}
     assert named == set(RECIPES)
+    assert set(re.findall(r"`(baselines/\w+)`", manual)) <= set(RECIPES)
     items = load_release(resource("releases/baselines.yaml"), "me").items
     assert {item.made_by.split()[2] for item in items if item.path.startswith("runs/")} == set(RECIPES)
     assert all(Path(item.path).name == Path(item.made_by.split()[2]).name for item in items if "train" in item.made_by)

@@ -287,9 +287,16 @@ def test_it_is_configured_as_both_that_it_comes_of():
         ({"cluster_weight": 0.5}, "`pairing` all has no pairs but those of a category"),
         ({"pairing": "some"}, "pairing"), ({"network_dim": 0}, "`network_dim` must be at least 1"),
         ({"correlation_ridge": -1}, "`correlation_ridge` must be"), ({"dropout": 1}, "`dropout` must be at least 0"),
-        ({"turns": []}, "CDccaConfig has no codes, and its `turns` names model"),
+        ({"turns": []}, "CDccaConfig's players are model: leave `turns`"),
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_meant_is_refused(settings, said):
     with pytest.raises(Exception, match=said):
         CDccaConfig(**settings)
+
+
+def test_clips_that_nobody_labelled_are_refused_before_the_first_step(batch):
+    unlabelled = {name: rows for name, rows in batch.items() if name != "labels"}
+    for clips in (unlabelled, batch | {"labels": torch.full((60,), -100)}):
+        with pytest.raises(ValueError, match="learns from the categories of clips, and no training clip has a label"):
+            make().prepare([clips])

@@ -114,19 +114,20 @@ def test_the_networks_are_those_of_the_config_and_see_standardised_features(batc
     model.prepare([batch])
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters() if one.ndim == 2}
     assert shapes == {
-        "audio_network.1.weight": (12, 6), "audio_network.5.weight": (4, 12),
-        "visual_network.1.weight": (12, 8), "visual_network.5.weight": (8, 12), "visual_network.9.weight": (4, 8),
+        "audio_encoder.network.1.weight": (12, 6), "audio_encoder.network.5.weight": (4, 12),
+        "visual_encoder.network.1.weight": (12, 8), "visual_encoder.network.5.weight": (8, 12),
+        "visual_encoder.network.9.weight": (4, 8),
     }  # fmt: skip
-    assert "audio_network.5.bias" not in dict(model.named_parameters())
+    assert "audio_encoder.network.5.bias" not in dict(model.named_parameters())
     for modality in ("audio", "visual"):
         features = batch[f"{modality}_features"]
-        seen = getattr(model, f"{modality}_statistics")(features)
+        seen = getattr(model, f"{modality}_encoder").statistics(features)
         # float32 of sixty rows.
         torch.testing.assert_close(seen.mean(dim=0), torch.zeros(features.shape[1]), rtol=0, atol=1e-5)
         torch.testing.assert_close(seen.var(dim=0, correction=0), torch.ones(features.shape[1]), rtol=1e-4, atol=0)
         # float32 features, whose means are some deviations away from zero.
         given = (features - features.mean(dim=0)) / features.std(dim=0, correction=0)
-        expected = getattr(model.eval(), f"{modality}_network")(given)
+        expected = getattr(model.eval(), f"{modality}_encoder").network(given)
         torch.testing.assert_close(model.encode(batch, "model")[modality], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -330,7 +331,7 @@ def test_in_bfloat16_it_embeds_and_its_buffers_stay_float32(saved, batch):
     model, folder = saved
     loaded = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
     assert {one.dtype for one in loaded.parameters()} == {torch.bfloat16}
-    fitted = [name for name in loaded.state_dict() if name.startswith(("layer.", "audio_st", "visual_st"))]
+    fitted = [name for name in loaded.state_dict() if name.startswith("layer.") or ".statistics." in name]
     assert len(fitted) == 10 and all(loaded.state_dict()[name].dtype == torch.float32 for name in fitted)
     found = loaded.get_audio_embeds(batch["audio_features"])
     # Eight bits a weight, three layers, then directions that blow weak outputs up: near, and of unit length.
@@ -355,9 +356,13 @@ def test_it_is_started_from_on_other_data(saved, dcca, make_batch, as_split, tmp
     start = replace(dcca("tuned", {}, epochs=1), init=str(folder))
     fresh = build_model(start, TrainingData({"train": split}))
     was, now = model.state_dict(), fresh.state_dict()
-    own = ("layer.", "audio_statistics", "visual_statistics")  # where the data are like the former, they are kept too
+    own = (
+        "layer.",
+        "audio_encoder.statistics",
+        "visual_encoder.statistics",
+    )  # where the data are like the former, they are kept too
     began = {name for name in was if not name.startswith(own) and not torch.equal(was[name], now[name])}
-    assert began == ({"audio_network.1.weight", "audio_network.1.bias"} if change == "width" else set())
+    assert began == ({"audio_encoder.network.1.weight", "audio_encoder.network.1.bias"} if change == "width" else set())
     assert ("audio features are 5 wide, and were 6 wide" in warnings_logged.text) == (change == "width")
     assert not fresh.fitted
     train(start, data=TrainingData({"train": split}), progress=False)
@@ -408,8 +413,8 @@ def test_training_that_diverges_is_a_sentence(dcca, data):
         ({"correlation_ridge": -1}, "`correlation_ridge` must be a finite number of at least 0, got -1"),
         ({"correlation_ridge": float("inf")}, "`correlation_ridge` must be a finite number"),
         ({"ridge": float("nan")}, "`ridge` must be a finite number"), ({"power": -0.5}, "`power` must be a finite"),
-        ({"turns": []}, "its `turns` names model: leave"), ({"turns": ["critic"]}, "its `turns` names model: leave"),
-        ({"codes": True}, "DccaConfig has no codes"), ({"embed_dim": 0}, "`embed_dim` must be at least 1"),
+        ({"turns": []}, "players are model: leave `turns`"), ({"turns": ["critic"]}, "players are model: leave"),
+        ({"codes": True}, "DccaConfig makes no codes"), ({"embed_dim": 0}, "`embed_dim` must be at least 1"),
         ({"normalization": "group"}, "normalization"), ({"correlation": "trace"}, "correlation"),
         ({"feature_scaling": "whiten"}, "feature_scaling"), ({"hiden": [3]}, "hiden"),
         ({"loss_weights": {"correlation": -1}}, "loss_weights"),

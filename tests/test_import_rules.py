@@ -16,8 +16,8 @@ PACKAGE = ROOT / "modeling_dualspace"
 RINGS = [
     {
         "average_precision", "cca", "closed_config", "configuration_dualspace", "cosines", "distributed", "fusion",
-        "keeps_float32", "losses", "modeling_crossmodal", "modeling_dualspace", "moments", "optional", "pair_moments",
-        "ranking", "targets", "towers",
+        "keeps_float32", "losses", "modeling_crossmodal", "modeling_dualspace", "module_state", "moments", "optional",
+        "pair_moments", "ranking", "targets", "towers",
     },
     {
         "arrow_tensors", "audio_backbones", "backbones", "baselines.__init__", "baselines.c_dcca", "baselines.cca",
@@ -127,3 +127,15 @@ def test_importing_the_package_loads_nothing_heavy():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     )
     assert NOT_LOADED & set(modules) == set()
+
+
+def test_no_compared_system_makes_float64_by_itself_which_not_every_device_has():
+    """`moments.as_float64` knows where to go."""
+    shared = [PACKAGE / f"{name}.py" for name in ("canonical_system", "row_hash", "triplets", "towers")]
+    wrong = [
+        f"{path.name}:{number}"
+        for path in [*(PACKAGE / "baselines").glob("*.py"), *shared]
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(r"\.double\(\)|dtype=torch\.float64", line)
+    ]
+    assert wrong == []

@@ -36,11 +36,8 @@ class ClosedForm(CrossModalModel):
     def fitted(self):
         return self.layer.fitted
 
-    def get_audio_embeds(self, audio_features):
-        return self._embed(audio_features, self.config.audio_dim, "audio", self.layer.audio)
-
-    def get_visual_embeds(self, visual_features):
-        return self._embed(visual_features, self.config.visual_dim, "visual", self.layer.visual)
+    def _embed_rows(self, features, modality):
+        return getattr(self.layer, modality)(features)
 
     def finish(self, data, validation=None):
         moments = PairMoments(self.config.audio_dim, self.config.visual_dim, device=self.device)

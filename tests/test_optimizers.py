@@ -1,5 +1,7 @@
 """Optimisers and schedules, beside those of torch and of transformers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -21,13 +23,13 @@ from modeling_dualspace.recipe import OptimizerSettings, ScheduleSettings
 
 SGD = OptimizerSettings("sgd", lr=0.1, momentum=0.8, weight_decay=0.3)
 ADAMW = OptimizerSettings("adamw", lr=0.1, momentum=0.8, weight_decay=0.3)
-RMSPROP = OptimizerSettings("rmsprop", lr=0.1, momentum=0.8, weight_decay=0.3)
+RMSPROP = OptimizerSettings("rmsprop", lr=0.1, momentum=0.6, smoothing=0.8, weight_decay=0.3)
 ADAMAX = OptimizerSettings("adamax", lr=0.1, momentum=0.8, weight_decay=0.3)
 ALL = (SGD, ADAMW, RMSPROP, ADAMAX)
 THEIRS = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.8, foreach=False),
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.999), foreach=False),
-    "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=0.1, alpha=0.8, foreach=False),
+    "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=0.1, alpha=0.8, momentum=0.6, foreach=False),
     "adamax": lambda groups: torch.optim.Adamax(groups, lr=0.1, betas=(0.8, 0.999), foreach=False),
 }
 
@@ -81,7 +83,7 @@ def test_adamw_is_the_published_formula():
 def test_rmsprop_is_the_published_formula():
     """Hinton, lecture 6e, for one weight; what is decayed is added to the gradient."""
     weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
-    optimizer = make_optimizer({"w": weight}, RMSPROP)
+    optimizer = make_optimizer({"w": weight}, replace(RMSPROP, momentum=0.0))
     value, square = 2.0, 0.0
     for _ in range(5):
         weight.grad = 3 * weight.detach() ** 2
@@ -204,3 +206,11 @@ def test_parameters_that_never_moved_have_nothing_to_remember(settings):
     assert optimizer_tensors(fresh, named).keys() == tensors.keys()
     load_optimizer_tensors(fresh, named, {})
     assert optimizer_tensors(fresh, named) == {}
+
+
+@pytest.mark.parametrize(("name", "share"), [("adamw", 0.999), ("adamax", 0.999), ("rmsprop", 0.9)])
+def test_smoothing_is_that_of_the_optimiser_unless_it_is_said(name, share):
+    for said, expected in ((None, share), (0.5, 0.5)):
+        optimizer = make_optimizer({"w": nn.Parameter(torch.ones(2, 2))}, OptimizerSettings(name, smoothing=said))
+        group = optimizer.param_groups[0]
+        assert (group["alpha"] if name == "rmsprop" else group["betas"][1]) == expected

@@ -119,6 +119,7 @@ def test_a_value_of_a_wrong_type_is_said_with_what_was_expected(key, value, expe
         ("checkpoint.every_minutes", 0), ("checkpoint.every_steps", 0), ("train.optimizer.lr", float("nan")),
         ("train.optimizer.lr", float("inf")), ("train.optimizer.weight_decay", -1), ("train.optimizer.momentum", 1),
         ("train.players.critic.lr", -1), ("train.players.critic.momentum", -0.1), ("train.clip", float("nan")),
+        ("train.optimizer.smoothing", 1),
     ],
 )  # fmt: skip
 def test_a_number_out_of_bounds_is_refused_by_its_key(key, value):
@@ -288,7 +289,7 @@ def test_an_override_sets_its_key_and_no_other(override, key, value):
     *parents, last = key.split(".")
     below = before
     for parent in parents:
-        below = below.setdefault(parent, {"name": "adamw", "momentum": 0.9, "weight_decay": 0.0})
+        below = below.setdefault(parent, {"name": "adamw", "momentum": 0.9, "smoothing": None, "weight_decay": 0.0})
     below[last] = value
     assert found == before
 
@@ -389,3 +390,14 @@ def test_a_recipe_may_extend_one_of_ours_by_its_name(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: finetune\ndata: {path: films}\n")
     mine = load_recipe(tmp_path / "mine.yaml")
     assert (mine.name, mine.data.path, mine.train.min_steps) == ("mine", "films", 600)
+
+
+def test_a_recipe_named_like_one_of_ours_may_extend_it(tmp_path):
+    (tmp_path / "tiny.yaml").write_text("extends: tiny\ntrain: {epochs: 3}")
+    mine, ours = load_recipe(tmp_path / "tiny.yaml"), load_recipe("tiny")
+    assert mine.train.epochs == 3 and mine.model == ours.model
+
+
+def test_smoothing_that_has_no_effect_is_refused():
+    with pytest.raises(ValueError, match="`train.optimizer.smoothing` has no effect where .* is sgd"):
+        load_recipe("tiny", ["train.optimizer.name=sgd", "train.optimizer.smoothing=0.9"])

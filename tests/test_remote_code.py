@@ -20,6 +20,7 @@ TRAVELS = {
     "keeps_float32.py",
     "losses.py",
     "modeling_crossmodal.py",
+    "module_state.py",
     "modeling_dualspace.py",
     "moments.py",
     "pair_moments.py",

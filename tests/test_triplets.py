@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_dualspace.triplets import class_relations, triplet_loss
+from modeling_dualspace.triplets import class_relations, triplet_loss, triplets_of
 
 MEANS = ("all", "active")
 BALANCED, UNBALANCED, UNKNOWN = [0, 1, 2] * 4, [0] * 7 + [1] * 4 + [2], [0, 0, -1, 1, 1, -1, 2, 0, 2, -1]
@@ -217,3 +217,17 @@ def test_autocast_does_not_reach_the_distances():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = triplet_loss(anchors, others, *make_relations(BALANCED), margin=0.5)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_triplets_of_any_distance_are_those_of_a_loop():
+    distances = torch.rand(
+        len(BALANCED), len(BALANCED), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    same, differs = make_relations(BALANCED)
+    rows = range(len(BALANCED))
+    triplets = [
+        max(0.0, float(distances[i, p] - distances[i, n]) + 0.3)
+        for i in rows for p in rows for n in rows if same[i, p] and differs[i, n]
+    ]  # fmt: skip
+    found = triplets_of(distances, same, differs, margin=0.3)
+    assert found.item() == pytest.approx(sum(triplets) / len(triplets), rel=1e-12)

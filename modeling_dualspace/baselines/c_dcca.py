@@ -1,5 +1,6 @@
 """Category-based deep canonical correlation analysis (C-DCCA)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -60,6 +61,11 @@ class CDccaModel(ClusterModel, DccaModel):
     config_class = CDccaConfig
     config: CDccaConfig
     uses_labels = True
+
+    def prepare(self, data: Iterable[Batch]) -> None:
+        """Fits mean and scale of the raw features, and sees to it that there are labels."""
+        self._class_sizes(data)
+        super().prepare(data)
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Outputs of both networks, and memberships where there are any."""

@@ -1,27 +1,18 @@
 """Canonical correlation analysis."""
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 
-from ..canonical_system import CanonicalConfig, CanonicalModel, Maps, standardizing
-from ..pair_moments import Covariances
+from ..canonical_system import LinearConfig, LinearModel
 
 
 @strict
-class CcaConfig(CanonicalConfig):
-    """Defaults are those of the published tables: ten directions, a ridge of 1e-4 on raw features.
-
-    Args:
-        feature_scaling: `standardize` adds the ridge to columns of unit variance; `none` to those of the features.
-    """
+class CcaConfig(LinearConfig):
+    """Defaults are those of the published tables: ten directions, a ridge of 1e-4 on raw features."""
 
     model_type = "dualspace_cca"
 
-    feature_scaling: Literal["standardize", "none"] = "none"
 
-
-class CcaModel(CanonicalModel):
+class CcaModel(LinearModel):
     r"""Canonical correlation analysis: the linear maps along which pairs correlate most.
 
     $$T = (S_{aa} + rI)^{-1/2} S_{av} (S_{vv} + rI)^{-1/2} = U \Sigma V' \qquad
@@ -46,10 +37,3 @@ class CcaModel(CanonicalModel):
     config_class = CcaConfig
     config: CcaConfig
     uses_labels = False
-
-    def __init__(self, config: CcaConfig):
-        super().__init__(config)
-        self.post_init()
-
-    def _maps(self, covariances: Covariances) -> Maps | None:
-        return standardizing(covariances) if self.config.feature_scaling == "standardize" else None

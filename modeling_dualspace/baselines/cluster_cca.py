@@ -1,32 +1,24 @@
 """Cluster canonical correlation analysis (C-CCA)."""
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 
-from ..canonical_system import ClusterConfig, ClusterModel, Maps, standardizing
-from ..pair_moments import Covariances
+from ..canonical_system import ClusterConfig, ClusterModel, LinearConfig, LinearModel
 
 
 @strict
-class ClusterCcaConfig(ClusterConfig):
-    """Defaults are the published method; `pairing="mixed", cluster_weight=0.8` is what its authors' code does.
-
-    Args:
-        feature_scaling: `standardize` adds the ridge to columns of unit variance; `none` to those of the features.
-    """
+class ClusterCcaConfig(ClusterConfig, LinearConfig):
+    """Defaults are the published method; `pairing="mixed", cluster_weight=0.8` is what its authors' code does."""
 
     model_type = "dualspace_cluster_cca"
 
-    feature_scaling: Literal["standardize", "none"] = "none"
 
-
-class ClusterCcaModel(ClusterModel):
+class ClusterCcaModel(ClusterModel, LinearModel):
     r"""Cluster CCA: the linear maps along which a sound correlates with all sights of its category.
 
     All audio-visual pairs of a category take part (Rasiwasia et al., "Cluster canonical correlation analysis", AISTATS
-    2014), in closed form: see `ClusterModel` for the three ways to count them. With C categories there are at most
-    C - 1 directions; those past them are zero. `power=1` is the weighted form.
+    2014), in closed form: see `ClusterModel` for the three ways to count them. Where all clips are labelled and nothing
+    but pairs of a category counts, C categories have at most C - 1 directions; those past them are zero. `power=1` is
+    the weighted form.
 
     Example:
         ```python
@@ -44,10 +36,3 @@ class ClusterCcaModel(ClusterModel):
 
     config_class = ClusterCcaConfig
     config: ClusterCcaConfig
-
-    def __init__(self, config: ClusterCcaConfig):
-        super().__init__(config)
-        self.post_init()
-
-    def _maps(self, covariances: Covariances) -> Maps | None:
-        return standardizing(covariances) if self.config.feature_scaling == "standardize" else None

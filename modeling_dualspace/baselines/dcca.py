@@ -5,13 +5,13 @@ from dataclasses import field
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..canonical_system import CanonicalConfig, CanonicalModel
 from ..configuration_dualspace import check_at_least_zero, check_layers
 from ..losses import canonical_correlation
 from ..modeling_crossmodal import Batch
-from ..towers import FeatureStatistics, hidden_layers
+from ..towers import Encoder
 
 
 @strict
@@ -89,21 +89,27 @@ class DccaModel(CanonicalModel):
 
     def __init__(self, config: DccaConfig):
         super().__init__(config, config.network_dim, config.network_dim)
-        self.audio_statistics = FeatureStatistics(config.audio_dim)
-        self.visual_statistics = FeatureStatistics(config.visual_dim)
-        self.audio_network = self._network([config.audio_dim, *config.audio_hidden])
-        self.visual_network = self._network([config.visual_dim, *config.visual_hidden])
+        self.audio_encoder = self._encoder([config.audio_dim, *config.audio_hidden, config.network_dim])
+        self.visual_encoder = self._encoder([config.visual_dim, *config.visual_hidden, config.network_dim])
         self.post_init()
 
-    def _network(self, widths: list[int]) -> nn.Sequential:
-        last = nn.Linear(widths[-1], self.config.network_dim, bias=False)
-        return nn.Sequential(nn.Dropout(self.config.input_dropout), *hidden_layers(widths, self.config), last)
+    def _encoder(self, widths: list[int]) -> Encoder:
+        config = self.config
+        return Encoder(
+            widths,
+            bias=False,
+            input_dropout=config.input_dropout,
+            activation=config.activation,
+            dropout=config.dropout,
+            normalization=config.normalization,
+        )
 
     def parts(self) -> dict[str, list[str]]:
         """The first layers with the statistics, and the directions."""
         found = super().parts()
         for modality in ("audio", "visual"):
-            first = f"{modality}_statistics.", f"{modality}_network.1."
+            encoder = getattr(self, f"{modality}_encoder")
+            first = tuple(f"{modality}_encoder.{name}" for name in encoder.first_layers())
             found[f"{modality}_features"] = [name for name in self.state_dict() if name.startswith(first)]
         return found
 
@@ -115,13 +121,12 @@ class DccaModel(CanonicalModel):
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features."""
         audio, visual = self._feature_moments(data)
-        self.audio_statistics.set(audio, self.config.feature_scaling)
-        self.visual_statistics.set(visual, self.config.feature_scaling)
+        self.audio_encoder.statistics.set(audio, self.config.feature_scaling)
+        self.visual_encoder.statistics.set(visual, self.config.feature_scaling)
         self.layer.forget()
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
-        network, statistics = getattr(self, f"{modality}_network"), getattr(self, f"{modality}_statistics")
-        return network(statistics(features).to(network[1].weight.dtype))
+        return getattr(self, f"{modality}_encoder")(features)
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Outputs of both networks."""

@@ -12,12 +12,15 @@ from ..canonical_system import CanonicalConfig, CanonicalModel, Maps
 from ..cca import add_ridge
 from ..distributed import from_first, gather_rows
 from ..keeps_float32 import KeepsFloat32
-from ..modeling_crossmodal import Batch, was_loaded
+from ..modeling_crossmodal import Batch
+from ..module_state import was_loaded
 from ..moments import as_float64
 from ..pair_moments import Covariances
 from ..row_hash import random_salt, row_hash
 from ..towers import FeatureStatistics
 
+MEDIAN_OF = 2_000
+"""Points whose distances are looked at for their median: there are a million pairs of half as many."""
 KERNEL_RANK = 1e-6
 """Eigenvalues of a kernel matrix below this share of the largest are left out: kernels are kept as float32, and what
 is divided by the root of less would be their rounding."""
@@ -29,7 +32,7 @@ class KccaConfig(CanonicalConfig):
 
     Args:
         kernel: `rbf`, $\exp(-\gamma \|x - z\|^2)$, or `linear`.
-        gamma: of `rbf`; None takes one over the median squared distance of training clips, for each modality its own.
+        gamma: of `rbf`; None takes one over the median squared distance of points, for each modality its own.
         constraint: c in $cK + (1-c)K^2$, whose quadratic form is one for either side.
         components: the kernel is exact up to so many different clips; beyond them it is approximated by as many.
         approximation: `nystroem`, by its values at that many clips (Williams and Seeger, NIPS 2000), or
@@ -55,6 +58,11 @@ class KccaConfig(CanonicalConfig):
         """A kernel there is."""
         if not 0 < self.constraint <= 1:
             raise ValueError(f"`constraint` must be above 0 and at most 1, got {self.constraint}.")
+        if self.constraint == 1 and (self.power or self.lengths):
+            raise ValueError(
+                "With a `constraint` of 1 directions have covariances and no correlations, so nothing to be weighted "
+                "by: leave `power` and `lengths`, or take a smaller constraint."
+            )
         if self.gamma is not None and not 0 < self.gamma < float("inf"):
             raise ValueError(f"`gamma` must be a finite number above 0, or null, got {self.gamma}.")
         if self.components < 1:
@@ -113,7 +121,7 @@ class KernelMap(KeepsFloat32):
     def whitening(self) -> Tensor:
         """R with R K R' = 1 for the kernel matrix K of the points: `forward(x) @ R` has the kernel as its products."""
         if self.kernel == "cosines":
-            return torch.eye(len(self.points), dtype=torch.float64, device=self.points.device)
+            return torch.diag(as_float64(self.present))
         there = self.present.to(as_float64(self.present).device) > 0
         values, vectors = torch.linalg.eigh(self(self.points[self.present > 0])[:, there])
         kept = values > values[-1] * KERNEL_RANK
@@ -123,7 +131,7 @@ class KernelMap(KeepsFloat32):
 
 
 def _median_gamma(points: Tensor) -> float:
-    distances = torch.pdist(points.double()).square()
+    distances = torch.pdist(as_float64(points[:MEDIAN_OF])).square()
     distances = distances[distances > 0]
     return float(1 / distances.median()) if len(distances) else 1.0
 
@@ -136,9 +144,10 @@ class KccaModel(CanonicalModel):
 
     with centred kernels (Akaho, "A kernel method for canonical correlation analysis", 2001; Hardoon et al., "Canonical
     correlation analysis: an overview with application to learning methods", 2004). In the feature space of the kernel
-    that is a CCA with a ridge of $c / (1-c) n$, so one pass gives all moments once points are known: those of all clips
-    while they are few, which is exact, and of a sample beyond. `config.kernel_choice` says which it was. (Correlations
-    are those of that CCA, at most one; the problem above has $1/(1-c)$ times as much.)
+    that is a CCA with a ridge of $c / ((1-c) n)$, so one pass gives all moments once points are known: those of all
+    clips while they are few, which is exact, and of a sample beyond. `config.kernel_choice` says which it was.
+    (Correlations are those of that CCA, at most one; the problem above has $1/(1-c)$ times as much. With $c = 1$ it is
+    kernel PLS.)
 
     Example:
         ```python
@@ -205,14 +214,18 @@ class KccaModel(CanonicalModel):
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
         statistics, kernel = getattr(self, f"{modality}_statistics"), getattr(self, f"{modality}_kernel")
-        return kernel(statistics(features)).to(features.device)
+        return kernel(statistics(features))
+
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        rows = self._rows(features, modality)
+        return getattr(self.layer, modality)(rows.float().to(features.device))
 
     def _maps(self, covariances: Covariances) -> Maps | None:
         return self.audio_kernel.whitening(), self.visual_kernel.whitening()
 
     def _with_constraint(self, covariances: Covariances, rows: int) -> Covariances:
         c = float(self.config.constraint)
-        # With c = 1 nothing is left of the covariances, and any ridge will do: that is kernel PLS.
+        # With c = 1 nothing is left of the covariances.
         share, ridge = (1.0, c / (1 - c) / rows) if c < 1 else (0.0, 1 / rows)
         audio, visual = (add_ridge(share * side, ridge) for side in (covariances.audio, covariances.visual))
         return covariances._replace(audio=audio, visual=visual)

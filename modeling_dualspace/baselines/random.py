@@ -1,12 +1,15 @@
 """A random ranking: the floor of every table."""
 
+from collections.abc import Iterable
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_dualspace import CrossModalConfig
-from ..modeling_crossmodal import CrossModalModel
+from ..distributed import from_first
+from ..modeling_crossmodal import Batch, CrossModalModel
 from ..row_hash import random_normals, random_salt, row_hash
 
 
@@ -19,13 +22,11 @@ class RandomConfig(CrossModalConfig):
     """
 
     model_type = "dualspace_random"
+    players = ()
+    terms = ()
+    makes_codes = False
 
     seed: int | None = None
-
-    def validate_draw(self) -> None:
-        """Nobody learns, and nothing is a code."""
-        if self.turns or self.codes:
-            raise ValueError("A random ranking has no players and no codes: leave `turns` and `codes`.")
 
 
 class RandomModel(CrossModalModel):
@@ -65,19 +66,13 @@ class RandomModel(CrossModalModel):
             for buffer, part in zip(buffers, salt.split([len(buffer) for buffer in buffers]), strict=True):
                 init.copy_(buffer, part)
 
-    def get_audio_embeds(self, audio_features: Tensor) -> Tensor:
-        """Embeddings `(n, embed_dim)` of unit length of raw audio features `(n, audio_dim)`."""
-        return self._embed(
-            audio_features, self.config.audio_dim, "audio", lambda rows: self._drawn(rows, self.audio_salt)
-        )
+    def finish(self, data: Iterable[Batch], validation: Iterable[Batch] | None = None) -> None:
+        """Has all processes draw alike."""
+        for salt in (self.audio_salt, self.visual_salt):
+            salt.copy_(torch.tensor(from_first(salt.tolist)))
 
-    def get_visual_embeds(self, visual_features: Tensor) -> Tensor:
-        """Embeddings `(n, embed_dim)` of unit length of raw visual features `(n, visual_dim)`."""
-        return self._embed(
-            visual_features, self.config.visual_dim, "visual", lambda rows: self._drawn(rows, self.visual_salt)
-        )
-
-    def _drawn(self, rows: Tensor, salt: Tensor) -> Tensor:
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        salt = getattr(self, f"{modality}_salt")
         # The last number tells seeds and modalities apart, whatever the row.
-        keys = row_hash(rows, salt[:-1]) + salt[-1]
-        return nn.functional.normalize(random_normals(keys, self.config.embed_dim), dim=1).to(rows.device).float()
+        keys = row_hash(features, salt[:-1]) + salt[-1]
+        return nn.functional.normalize(random_normals(keys, self.config.embed_dim), dim=1).float().to(features.device)

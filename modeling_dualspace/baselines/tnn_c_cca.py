@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..configuration_dualspace import check_at_least_zero, check_layers
+from ..configuration_dualspace import check_activation, check_at_least_zero, check_layers
 from ..modeling_crossmodal import Batch
 from ..towers import hidden_layers
 from ..triplets import TripletMean, class_relations, triplet_loss
@@ -40,17 +40,11 @@ class TnnCCcaConfig(ClusterCcaConfig):
     margin: float | int = 0.5
     triplet_mean: TripletMean = "all"
 
-    @property
-    def normalization(self) -> str:
-        """The published network has none."""
-        return "none"
-
     def validate_network(self) -> None:
         """A network that can be built."""
         check_layers(self, widths=("hidden",))
         check_at_least_zero("margin", self.margin)
-        if self.output_activation not in ACT2FN:
-            raise ValueError(f"`output_activation` must be one of those in transformers, got {self.output_activation}.")
+        check_activation("output_activation", self.output_activation)
         if self.lengths:
             raise ValueError("The network's outputs have no variates whose length could be kept: leave `lengths`.")
 
@@ -85,8 +79,9 @@ class TnnCCcaModel(ClusterCcaModel):
     def __init__(self, config: TnnCCcaConfig):
         super().__init__(config)
         widths = [config.embed_dim, *config.hidden]
+        hidden = hidden_layers(widths, activation=config.activation, dropout=config.dropout)
         last = nn.Linear(widths[-1], config.embed_dim), ACT2FN[config.output_activation]
-        self.network = nn.Sequential(*hidden_layers(widths, config), *last)
+        self.network = nn.Sequential(*hidden, *last)
         self.post_init()
 
     def prepare(self, data: Iterable[Batch]) -> None:
@@ -98,21 +93,19 @@ class TnnCCcaModel(ClusterCcaModel):
         if not self.fitted:
             raise RuntimeError("The cluster CCA comes before the network: call `model.prepare(batches)` first.")
 
-    def _embed_audio(self, features: Tensor) -> Tensor:
-        return nn.functional.normalize(self._through(self.layer.audio_variates(features)), dim=1)
+    def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
+        return nn.functional.normalize(self._outputs(features, modality), dim=1)
 
-    def _embed_visual(self, features: Tensor) -> Tensor:
-        return nn.functional.normalize(self._through(self.layer.visual_variates(features)), dim=1)
-
-    def _through(self, variates: Tensor) -> Tensor:
+    def _outputs(self, features: Tensor, modality: str) -> Tensor:
+        """What the network makes of a modality's variates."""
+        variates = getattr(self.layer, f"{modality}_variates")(features)
         return self.network(variates.to(next(self.network.parameters()).dtype))
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """What the network makes of both modalities, and memberships."""
         self._check_labels(batch)
-        audio = self._through(self.layer.audio_variates(batch["audio_features"]))
-        visual = self._through(self.layer.visual_variates(batch["visual_features"]))
-        return {"audio": audio, "visual": visual, "members": self._members(batch)}
+        rows = {modality: self._outputs(batch[f"{modality}_features"], modality) for modality in ("audio", "visual")}
+        return rows | {"members": self._members(batch)}
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """The triplets of both directions."""
