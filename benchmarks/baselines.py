@@ -75,21 +75,22 @@ def fit(name: str, clips: Clips, quick: bool) -> dict[str, Any]:
     updates = max(recipe.train.epochs * steps, recipe.train.min_steps) if config.turns else 0
     prepared = time.perf_counter() - start
     taken = min(updates, 5) if quick else updates
-    stepping = _step(model, read, recipe, taken) * (updates / taken) if taken else 0.0
+    stepping = train_for(model, read, recipe, taken) * (updates / taken) if taken else 0.0
     start = time.perf_counter()
     model.eval()
     model.finish(data)
     return {"seconds": prepared + stepping + time.perf_counter() - start, "updates": updates}
 
 
-def _step(model: Any, clips: Clips, recipe: Any, count: int) -> float:
-    """Seconds of so many updates."""
+def train_for(model: Any, clips: Clips, recipe: Any, count: int) -> float:
+    """Seconds of so many updates, after a first one that warms up."""
     model.train()
     optimizer = make_optimizer(dict(model.named_parameters()), recipe.train.optimizer)
     shuffled = torch.randperm(len(clips["audio_features"]))
     parts = shuffled.split(recipe.train.batch_size)[:-1]
-    start = time.perf_counter()
-    for step in range(count):
+    for step in range(count + 1):
+        if step == 1:
+            start = time.perf_counter()
         batch = {name: column[parts[step % len(parts)]] for name, column in clips.items()}
         optimizer.zero_grad()
         model(**batch).loss.backward()
@@ -144,19 +145,19 @@ def peers(clips: Clips, quick: bool) -> dict[str, tuple[str, float]]:
     peer, config = CCA(10, max_iter=500), CcaConfig(visual_dim=128)
     race(
         "scikit-learn CCA", "2,000 clips, 128 columns each", lambda: CcaModel(config).finish([small]),
-        lambda: peer.fit(*narrow), 1,
+        lambda: peer.fit(*narrow),
     )  # fmt: skip
     count = 500 if quick else 1_000
     kernel, seen = KCCA(10, kernel="rbf", shrinkage=0.1, gamma=1e-3), views(count)
     exact = KccaConfig(components=count, gamma=1e-3)
     race(
         "cca_zoo KCCA", f"{count:,} clips, exact", lambda: KccaModel(exact).finish([first(clips, count)]),
-        lambda: kernel.fit(seen), 1,
+        lambda: kernel.fit(seen),
     )  # fmt: skip
     some = first(clips, 500)
     race(
         "C-CCA of pairs in memory", "500 clips",
-        lambda: ClusterCcaModel(ClusterCcaConfig()).finish([some]), lambda: by_pairs(some), 1,
+        lambda: ClusterCcaModel(ClusterCcaConfig()).finish([some]), lambda: by_pairs(some),
     )  # fmt: skip
     labels = clips["labels"][:200]
     same = labels.unsqueeze(1) == labels
