@@ -89,9 +89,7 @@ def test_features_far_from_any_seen_still_give_unit_rows_or_a_sentence(fitted, b
 def test_data_without_any_common_direction_leave_the_model_unfitted(make_model, batch):
     model = make_model()
     one = {name: rows[:1] for name, rows in batch.items()}
-    with pytest.raises(
-        ValueError, match="no direction of the training outputs correlates. Are there at least two rows"
-    ):
+    with pytest.raises(ValueError, match="no direction of the training rows correlates. Are there at least two rows"):
         model.finish([one])
     assert not model.fitted
 
