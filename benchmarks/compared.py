@@ -117,15 +117,15 @@ def rivals(recipe: str) -> dict[str, System]:
             [one for weight in (0.2, 0.5, 1.0) for one in scaled((1e-4, *ridges), cluster_weight=weight)],
             {end: over for end, over in LINEAR.items() if over["power"]},
         ),
-        "DCCA": System("baselines/dcca", [small, ours], LINEAR, brief=20),
+        "DCCA": System("baselines/dcca", [small, ours], LINEAR, brief=10),
         "C-DCCA": System(
             "baselines/c_dcca",
-            [{"train": {"optimizer": {"lr": 1e-3}}}, ours, merged(ours, {"model": even})], LINEAR, brief=20,
+            [{"train": {"optimizer": {"lr": 1e-3}}}, ours, merged(ours, {"model": even})], LINEAR, brief=10,
         ),
         "TNN-C-CCA": System(
             "baselines/tnn_c_cca",
             [{"model": {"triplet_mean": "active"}}, stage, merged(stage, {"model": {"power": 1.0}})],
-            {", tuned": {}}, brief=20,
+            {", tuned": {}}, brief=10,
         ),
     }  # fmt: skip
 
@@ -134,8 +134,8 @@ def variants(recipe: str) -> dict[str, System]:
     """The dual model and its ablations, as a recipe has it; a subspace alone is compared by cosine."""
     alone = {name: {"model": {"variant": name, "fusion_lengths": False}} for name in ("explicit", "implicit")}
     over: dict[str, Settings] = alone | {"shared": {"model": {"variant": "shared"}}}
-    found = {name: System(recipe, over=settings, brief=12) for name, settings in over.items()}
-    return found | {DUAL: System(recipe, ends={", the paper's fusion": PAPERS_FUSION}, brief=12)}
+    found = {name: System(recipe, over=settings, brief=6) for name, settings in over.items()}
+    return found | {DUAL: System(recipe, ends={", the paper's fusion": PAPERS_FUSION}, brief=6)}
 
 
 def on_data(folder: str | None, quick: bool) -> tuple[str, dict[str, Dataset], dict[str, System]]:
@@ -143,16 +143,18 @@ def on_data(folder: str | None, quick: bool) -> tuple[str, dict[str, Dataset], d
     if folder is None:
         flags = ["--rows", "4000"] if quick else []
         systems = rivals("vegas") | variants("vegas")
-        brief = {name: _brief(system) if system.brief else system for name, system in systems.items()}
+        brief = {name: _brief(system) for name, system in systems.items()}
         return "synthetic", built("synthetic_features", None, ["default"], flags)["default"], brief
     name = "wikipedia" if (Path(folder) / "raw_features.mat").exists() else "spoken_digits"
     return name, built(name, folder, ["default"])["default"], rivals(name) | variants(name)
 
 
 def _brief(system: System) -> System:
-    """With fewer epochs."""
+    """With fewer epochs, and fewer tries: of networks the last, which has the dual model's towers and steps."""
+    if not system.brief:
+        return replace(system, tries=system.tries[-3:])
     steps = {"epochs": system.brief, "min_steps": 0, "eval_every": 4, "patience": None}
-    return replace(system, over=merged(system.over, {"train": steps}))
+    return replace(system, tries=system.tries[-1:], over=merged(system.over, {"train": steps}))
 
 
 class Trainings:
