@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from .cca import CanonicalLayer, canonical_directions
 from .configuration_dualspace import CrossModalConfig, check_at_least_zero
@@ -20,6 +21,8 @@ from .moments import as_float64
 from .pair_moments import Covariances, PairMoments
 from .targets import label_targets, shares
 from .towers import init_layer
+
+logger = logging.get_logger(__name__)
 
 Maps = tuple[Tensor, Tensor]
 
@@ -113,6 +116,11 @@ class CanonicalModel(CrossModalModel):
             self.layer.lengths = self.config.lengths
             self.layer.set(directions, self.config.power)
         self.layer.check()
+        most = min(len(self.layer.audio_mean), len(self.layer.visual_mean))
+        if self.config.embed_dim > most:
+            logger.warning(
+                f"`embed_dim` is {self.config.embed_dim}, and there are {most} directions at most: the rest are 0."
+            )
 
     def _moments(self, data: Iterable[Batch]) -> PairMoments:
         """Moments of the rows of all processes."""

@@ -236,8 +236,14 @@ def _about_model(model: Any, name: str) -> dict[str, Any]:
         "id": name,
         "model_type": model.config.model_type,
         "fingerprint": model_fingerprint(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": _numbers_of(model),
     }
+
+
+def _numbers_of(model: Any) -> int:
+    """How many were learnt; of a closed form, how many were fitted."""
+    fitted = [buffer.numel() for buffer in model.buffers() if buffer.is_floating_point()]
+    return sum(parameter.numel() for parameter in model.parameters()) or sum(fitted)
 
 
 def _about_data(data: Dataset, name: str, split: str, queries: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Models as a recipe asks for them: made for the data, from nothing or from a published one."""
 
 import dataclasses
+import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,18 @@ def check_config(recipe: Recipe, data: TrainingData) -> None:
     config = _config(recipe, data, None if recipe.init is None else _source(recipe).config)
     with torch.device("meta"):
         model: CrossModalModel = AutoModel.from_config(config)
+    if not config.turns and any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has parameters to learn, and no batch would teach it: its config's `turns` "
+            "is empty. Let it default to ['model'], or set model.turns=[model]."
+        )
     refits = recipe.train.refit and "validation" in data.splits
     for part in (data, data.joined()) if refits else (data,):
         smallest = part.smallest_batch(recipe.train.batch_size)
         if config.turns and smallest < model.smallest_batch:
             raise ValueError(
-                f"A batch would have {smallest} clips, and this model needs {model.smallest_batch} at least to see "
-                f"what correlates, better hundreds: raise train.batch_size, or bring more clips "
+                f"A batch would have {smallest} clips, and this model needs {model.smallest_batch} at least to learn "
+                f"from, better hundreds: raise train.batch_size, or bring more clips "
                 f"({len(part.splits['train']):,})."
             )
 
@@ -111,9 +117,16 @@ def _config(recipe: Recipe, data: TrainingData, start: CrossModalConfig | None) 
         return _made(type(start), _known(content, type(start)) | fields)
     model_type = next((name for name in (f"dualspace_{recipe.system}", recipe.system) if name in CONFIG_MAPPING), None)
     if model_type is None or not issubclass(CONFIG_MAPPING[model_type], CrossModalConfig):
-        ours = [name for name in CONFIG_MAPPING if name.startswith("dualspace")]
-        raise ValueError(f"There is no system {recipe.system!r}: `system` is one of {', '.join(ours)}.")
+        raise ValueError(f"There is no system {recipe.system!r}.{_systems_like(recipe.system)}")
     return _made(CONFIG_MAPPING[model_type], fields)
+
+
+def _systems_like(name: str) -> str:
+    """What may have been meant."""
+    kinds = {key: kind for key, kind in CONFIG_MAPPING.items() if key.startswith("dualspace")}
+    ours = [key.removeprefix("dualspace_") for key, kind in kinds.items() if issubclass(kind, CrossModalConfig)]
+    close = difflib.get_close_matches(name, ours, n=1)
+    return f" Did you mean {close[0]}?" if close else f" `system` is one of {', '.join(sorted(ours))}."
 
 
 def _made(kind: Any, fields: dict[str, Any]) -> Any:

@@ -78,6 +78,8 @@ def read_sources(paths: Iterable[str | Path]) -> list[Source]:
             named[same.name] = replace(same, results=[*same.results, *more])
             continue
         numbers, name = itertools.count(2), source.name
+        if name in named and source.run.folder:  # two runs of one recipe are told apart by their folders
+            name = f"{source.name} ({source.run.folder.resolve().name})"
         while name in named:
             name = f"{source.name} ({next(numbers)})"
         named[name] = replace(source, name=name)

@@ -163,7 +163,7 @@ class _Training:
         settings, model = self.recipe.train, build_model(self.recipe, self.data)
         trainer = self._trainer(model, self.data)
         chooses = self.data.passes("validation") is not None and (model.uses_labels or not self.data.labelled)
-        chooses = chooses and settings.choose == "best"
+        chooses = chooses and settings.choose == "best" and bool(model.config.turns)  # a closed form has no epochs
         if trainer.epochs > settings.epochs:
             self._say(f"{trainer.epochs} epochs, since train.min_steps asks for {settings.min_steps} steps")
         try:

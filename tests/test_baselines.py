@@ -16,10 +16,12 @@ from modeling_dualspace.baselines import SYSTEMS
 from modeling_dualspace.cli import main
 from modeling_dualspace.evaluation import evaluate_model
 from modeling_dualspace.loading import load_split
+from modeling_dualspace.model_setup import check_config
 from modeling_dualspace.modeling_crossmodal import CrossModalModel
-from modeling_dualspace.recipe import known_recipes, load_recipe
+from modeling_dualspace.recipe import known_recipes, load_recipe, recipe_from
 from modeling_dualspace.release_plan import load_release
 from modeling_dualspace.resources import resource
+from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_grid import train_recipe
 
 RECIPES = [name for name in known_recipes() if name.startswith("baselines/")]
@@ -145,3 +147,28 @@ def test_a_stranger_with_the_package_repeats_what_their_cards_say(place, online,
     assert main(["push", release_of(OWN), "me"]) == 0
     said = capsys.readouterr().out
     assert said.count("its embeddings are those in its card") == 2 * len(OWN)  # before the upload, and after
+
+
+def test_the_manual_s_system_of_one_s_own_is_trained_and_loads(tmp_path, monkeypatch, script, root):
+    monkeypatch.chdir(tmp_path)
+    assert script("synthetic_features").main(["--rows", "700"]) == 0
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (root / "training" / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (block,) = [block for block in blocks if "class NearModel" in block]
+    names = {"__name__": "manual"}
+    exec(compile(block, "training/README.md", "exec"), names)
+    assert type(AutoModel.from_pretrained("runs/near/model")) is names["NearModel"]
+    kind = names["NearConfig"]
+    with pytest.raises(ValueError, match=r"has parameters to learn, and no batch would teach it"):
+        names["train"](names["recipe_from"]({
+            "name": "idle", "system": "near", "data": {"path": "vegas-features-synthetic"}, "model": {"turns": []},
+        }))  # fmt: skip
+    assert kind().turns == ["model"]
+
+
+def test_a_system_that_is_none_is_told_which_there_are(made):
+    data = TrainingData({"train": load_split(str(made / "tiny-data"), None, "train")})
+    for typed, meant in (("cluster_ca", r"Did you mean cluster_cca\?"), ("wav", "`system` is one of c_dcca, cca, ")):
+        with pytest.raises(ValueError, match=f"There is no system '{typed}'. {meant}"):
+            check_config(recipe_from({"name": "x", "system": typed, "data": {"path": "tiny-data"}}), data)

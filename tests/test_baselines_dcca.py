@@ -253,13 +253,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(dcca, data, tmp_path, sy
 
 
 @pytest.mark.parametrize(
-    ("system", "chosen"),
-    [("random", None), ("cca", None), ("kcca", None), ("cluster_cca", "validation")],
+    "system",
+    ["random", "cca", "kcca", "cluster_cca"],
 )
-def test_closed_forms_are_trained_from_recipes_too_and_refitted(dcca, data, tmp_path, system, chosen):
+def test_closed_forms_are_trained_from_recipes_too_and_refitted(dcca, data, tmp_path, system):
     model = {"embed_dim": 2} | {"cca": {"feature_scaling": "standardize"}, "kcca": {"components": 50}}.get(system, {})
     summary = train(dcca("closed", model, system), data=data, progress=False)
-    assert (summary["chosen_on"], summary["steps"], summary["epochs"], summary["epoch"]) == (chosen, 0, 0, 0)
+    assert (summary["chosen_on"], summary["steps"], summary["epochs"], summary["epoch"]) == (None, 0, 0, 0)
     assert summary["refit"] and 0 < summary["validation"]["map"] <= 1
     loaded = AutoModel.from_pretrained(tmp_path / "closed" / "model")
     twin = build_model(dcca("twin", model, system), data.joined())

@@ -115,7 +115,9 @@ def test_a_name_that_comes_again_is_numbered_and_no_two_are_alike(tmp_path):
         run(tmp_path / str(number), {"name": name}, [0.1]) for number, name in enumerate(["a", "a", "a (2)", "b", "a"])
     ]
     found = names(*runs)
-    assert found[:2] == ["a", "a (2)"] and found[3] == "b" and len(set(found)) == 5
+    assert found == ["a", "a (1)", "a (2)", "b", "a (4)"]  # each by its folder
+    same = [run(tmp_path / place / "x", {"name": "a"}, [0.1]) for place in ("one", "two", "three")]
+    assert names(*same) == ["a", "a (x)", "a (2)"]
 
 
 def test_what_is_named_twice_is_shown_once(tmp_path):

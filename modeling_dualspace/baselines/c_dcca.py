@@ -15,6 +15,8 @@ from .dcca import DccaConfig, DccaModel
 class CDccaConfig(DccaConfig, ClusterConfig):
     r"""Deep CCA over categories.
 
+    `DccaConfig` explains the networks, `ClusterConfig` and `CanonicalConfig` of `canonical_system` the directions.
+
     Args:
         category_weight: $\lambda$ of the correlation that is learnt: the share of the pairs of a category.
             `cluster_weight` is that of the linear directions afterwards.

@@ -7,7 +7,10 @@ from ..canonical_system import LinearConfig, LinearModel
 
 @strict
 class CcaConfig(LinearConfig):
-    """Defaults are those of the published tables: ten directions, a ridge of 1e-4 on raw features."""
+    """Defaults are those of the published tables: ten directions, a ridge of 1e-4 on raw features.
+
+    `CanonicalConfig` and `LinearConfig` of `canonical_system` explain the settings.
+    """
 
     model_type = "dualspace_cca"
 

@@ -7,7 +7,10 @@ from ..canonical_system import ClusterConfig, ClusterModel, LinearConfig, Linear
 
 @strict
 class ClusterCcaConfig(ClusterConfig, LinearConfig):
-    """Defaults are the published method; `pairing="mixed", cluster_weight=0.8` is what its authors' code does."""
+    """Defaults are the published method; `pairing="mixed", cluster_weight=0.8` is what its authors' code does.
+
+    `ClusterConfig`, `CanonicalConfig` and `LinearConfig` of `canonical_system` explain the settings.
+    """
 
     model_type = "dualspace_cluster_cca"
 

@@ -33,7 +33,8 @@ class KccaConfig(CanonicalConfig):
     Args:
         kernel: `rbf`, $\exp(-\gamma \|x - z\|^2)$, or `linear`.
         gamma: of `rbf`; None takes one over the median squared distance of points, for each modality its own.
-        constraint: c in $cK + (1-c)K^2$, whose quadratic form is one for either side.
+        constraint: c in $cK + (1-c)K^2$, whose quadratic form is one for either side: the larger, the
+            smoother what is found.
         components: the kernel is exact up to so many different clips; beyond them it is approximated by as many.
         approximation: `nystroem`, by its values at that many clips (Williams and Seeger, NIPS 2000), or
             `random_features`, by cosines of random projections (Rahimi and Recht, NIPS 2007).

@@ -101,6 +101,11 @@ class TnnCCcaModel(ClusterCcaModel):
         variates = getattr(self.layer, f"{modality}_variates")(features)
         return self.network(variates.to(next(self.network.parameters()).dtype))
 
+    @property
+    def smallest_batch(self) -> int:
+        """A triplet has three clips."""
+        return 3
+
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """What the network makes of both modalities, and memberships."""
         self._check_labels(batch)
