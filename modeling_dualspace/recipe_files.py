@@ -88,6 +88,6 @@ def _find(name: str, kind: RecipeKind) -> Path:
     close = [path.stem] if path.stem in ours else difflib.get_close_matches(name, known, n=1)
     close = close or difflib.get_close_matches(path.stem, ours, n=1)
     hint = f" Did you mean {ours.get(close[0], close[0])}?" if close else f" Ours are {', '.join(known)}."
-    if path.stem in other.names():
-        hint = f" {path.stem} is one for {other.command}."
+    if meant := next((one for one in (name, path.stem) if one in other.names()), None):
+        hint = f" {meant} is one for {other.command}."
     raise ValueError(f"There is no recipe {name}: expected a YAML file, or the name of one of ours.{hint}")

@@ -345,6 +345,7 @@ def full(model, folder):
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_inception_is_converted_with_pictures_components_and_its_classifier_left_out(tmp_path, loaded):
     torch.manual_seed(5)

@@ -322,6 +322,7 @@ def ended(child, limit=30):
     pytest.fail(f"it still ran after {limit} s")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_job_killed_again_and_again_writes_what_one_that_was_not_writes(films, tmp_path):
     make(films, tmp_path / "first" / "out")

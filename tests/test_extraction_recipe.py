@@ -37,15 +37,16 @@ def test_ours_take_the_networks_of_the_paper_and_fit_the_components_that_nobody_
 
 
 def test_every_recipe_of_ours_extracts_or_trains_and_is_refused_by_the_other_command(root):
-    files = sorted((root / "training" / "configs").glob("*.yaml"))
-    assert sorted([*known_extractions(), *known_recipes()]) == [file.stem for file in files]
-    for file in files:
-        extracts = file.stem in known_extractions()
+    folder = root / "training" / "configs"
+    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+    assert sorted([*known_extractions(), *known_recipes()]) == sorted(files)
+    for name, file in files.items():
+        extracts = name in known_extractions()
         right, wrong = (load_extraction, load_recipe) if extracts else (load_recipe, load_extraction)
-        assert right(file) == right(file.stem)
+        assert right(file) == right(name)
         other = "`dualspace extract --recipe`" if extracts else "`dualspace train`"
-        with pytest.raises(ValueError, match=f"^There is no recipe {file.stem}: .* {file.stem} is one for {other}.$"):
-            wrong(file.stem)
+        with pytest.raises(ValueError, match=f"^There is no recipe {name}: .* {name} is one for {other}.$"):
+            wrong(name)
         with pytest.raises(ValueError, match=f"^{file} is a recipe for {other}: it has the key `"):
             wrong(file)
 

@@ -47,6 +47,7 @@ def assert_same(folder, expected):
         assert torch.equal(weights[name], tensor), name
 
 
+@pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_that_was_not(recipe, data, tmp_path):
     start = time.perf_counter()
     child = in_a_child(lambda: train(recipe("whole"), data=data, progress=False))
