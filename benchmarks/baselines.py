@@ -129,8 +129,8 @@ def peers(clips: Clips, quick: bool) -> dict[str, tuple[str, float]]:
     """Against each: of what, and how many times as long it takes."""
     found = {}
 
-    def race(name: str, what: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int = 3) -> None:
-        seconds = interleaved(repeats, ours=ours, theirs=theirs)
+    def race(name: str, what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
+        seconds = interleaved(1 if quick else 3, ours=ours, theirs=theirs)
         found[name] = (what, seconds["theirs"] / seconds["ours"])
 
     def views(rows: int) -> list[np.ndarray]:
@@ -147,7 +147,7 @@ def peers(clips: Clips, quick: bool) -> dict[str, tuple[str, float]]:
         "scikit-learn CCA", "2,000 clips, 128 columns each", lambda: CcaModel(config).finish([small]),
         lambda: peer.fit(*narrow),
     )  # fmt: skip
-    count = 500 if quick else 1_000
+    count = 400 if quick else 1_000
     kernel, seen = KCCA(10, kernel="rbf", shrinkage=0.1, gamma=1e-3), views(count)
     exact = KccaConfig(components=count, gamma=1e-3)
     race(
