@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from torch import Tensor, nn
+from torch import Tensor
 
-from modeling_dualspace.baselines import ClusterCcaConfig, ClusterCcaModel
+from modeling_dualspace.baselines import ClusterCcaConfig, ClusterCcaModel, RandomConfig, RandomModel
 from modeling_dualspace.feature_dataset import FeatureBatches, to_tensors
 from modeling_dualspace.loading import load_model, load_splits
 from modeling_dualspace.ranking import mean_average_precision, summed_average_precision
@@ -49,7 +49,7 @@ class Linear:
         cluster_weight: float = 0.0, ridge: float = 1e-4, power: float = 0.0, all_pairs: bool = False,
     ):  # fmt: skip
         config = ClusterCcaConfig(
-            audio_dim=clips["audio_features"].shape[1], visual_dim=clips["visual_features"].shape[1],
+            **_widths(clips),
             num_labels=classes, embed_dim=dim, pairing="all" if all_pairs else "even", cluster_weight=cluster_weight,
             feature_scaling="standardize", ridge=ridge, ridge_relative=True, power=power,
         )  # fmt: skip
@@ -58,20 +58,20 @@ class Linear:
 
     def embed(self, clips: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Unit rows, audio and visual."""
-        embeds = self.model.get_audio_embeds, self.model.get_visual_embeds
-        return embeds[0](clips["audio_features"]), embeds[1](clips["visual_features"])
+        return _embeds(self.model, clips)
+
+
+def _widths(clips: Mapping[str, Tensor]) -> dict[str, int]:
+    return {f"{name}_dim": clips[f"{name}_features"].shape[1] for name in ("audio", "visual")}
+
+
+def _embeds(model: Any, clips: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return model.get_audio_embeds(clips["audio_features"]), model.get_visual_embeds(clips["visual_features"])
 
 
 def score(embeds: tuple[Tensor, Tensor], clips: Mapping[str, Tensor], classes: int) -> Scores:
     """MAP over the full ranking, own pair in the gallery."""
     return mean_average_precision(*embeds, label_targets(clips["labels"], classes)[0])
-
-
-def random_embeds(rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The floor."""
-    generator = torch.Generator().manual_seed(seed)
-    audio, visual = (nn.functional.normalize(torch.randn(rows, 10, generator=generator), dim=1) for _ in range(2))
-    return audio, visual
 
 
 def folds(labels: Tensor, count: int = 5) -> Iterator[Tensor]:
@@ -247,8 +247,10 @@ def add_closed_forms(
     learnt = {"validation": tensors(train), "test": tensors(train, validation)}
     held_out = {split: tensors(splits[split]) for split in table.splits}
     for seed in seeds:
-        embeds = {split: random_embeds(len(clips["labels"]), seed) for split, clips in held_out.items()}
-        table.add("random", **{split: score(embeds[split], held_out[split], classes) for split in held_out})
+        drawn = RandomModel(RandomConfig(**_widths(held_out[table.splits[0]]), seed=seed))
+        table.add(
+            "random", **{split: score(_embeds(drawn, clips), clips, classes) for split, clips in held_out.items()}
+        )
     for name, fit in systems.items():
         found = {split: score(fit(learnt[split]).embed(clips), clips, classes) for split, clips in held_out.items()}
         table.add(name, **found)

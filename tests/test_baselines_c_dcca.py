@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch.nn.parallel import DistributedDataParallel
+from steps import a_share, a_step
 from transformers import AutoModel
 
 from modeling_dualspace.baselines import CDccaConfig, CDccaModel, DccaConfig, DccaModel
@@ -227,23 +225,15 @@ def test_two_processes_take_the_step_of_one(together, batch, name):
     order = LABELS[name].argsort()
     clips = {key: rows[order] for key, rows in doubled(batch, LABELS[name]).items()}
 
-    def gradient(model, rows):
-        loss = model(**rows).loss
-        loss.backward()
-        return loss.detach(), torch.cat([one.grad.flatten() for one in model.parameters()])
-
     def work():
-        AcceleratorState._reset_state()
-        rank = Accelerator(cpu=True).process_index
-        mine = {key: rows[:41] if rank == 0 else rows[41:] for key, rows in clips.items()}
-        model = DistributedDataParallel(make().double(), broadcast_buffers=False)
-        found = gradient(model, mine)
+        model, mine = a_share(make, clips)
+        found = a_step(model, mine)
         if name != "one class":
             model.module.finish([mine])
         return *found, model.module.layer.correlations
 
     model = make().double()
-    expected = gradient(model, clips)
+    expected = a_step(model, clips)
     if name != "one class":
         model.finish([clips])
     for loss, slope, correlations in together(2, work):

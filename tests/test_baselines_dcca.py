@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from forked import in_a_child
 from safetensors.torch import load_file
-from torch.nn.parallel import DistributedDataParallel
+from steps import a_share, a_step
 from transformers import AutoModel
 
 from modeling_dualspace import canonical_correlation
@@ -276,23 +274,16 @@ def test_closed_forms_are_trained_from_recipes_too_and_refitted(dcca, data, tmp_
 def test_two_processes_take_the_step_of_one(together, batch):
     clips = {name: rows.double() if rows.is_floating_point() else rows for name, rows in batch.items()}
 
-    def gradient(model, rows):
-        (model.module if hasattr(model, "module") else model).prepare([rows])
-        loss = model(**rows).loss
-        loss.backward()
-        return loss.detach(), torch.cat([one.grad.flatten() for one in model.parameters()])
-
     def work():
-        AcceleratorState._reset_state()
-        rank = Accelerator(cpu=True).process_index
-        part = slice(0, 41) if rank == 0 else slice(41, 60)
-        model = DistributedDataParallel(make(normalization="layer").double(), broadcast_buffers=False)
-        found = *gradient(model, {name: rows[part] for name, rows in clips.items()}), None
-        model.module.finish([{name: rows[part] for name, rows in clips.items()}])
-        return *found[:2], model.module.layer.correlations
+        model, mine = a_share(lambda: make(normalization="layer"), clips)
+        model.module.prepare([mine])
+        found = a_step(model, mine)
+        model.module.finish([mine])
+        return *found, model.module.layer.correlations
 
     model = make(normalization="layer").double()
-    expected = gradient(model, clips)
+    model.prepare([clips])
+    expected = a_step(model, clips)
     model.finish([clips])
     for loss, slope, correlations in together(2, work):
         # float64 but for the statistics, which are kept as float32 of sums in another order.

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from steps import a_share, a_step
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
 from modeling_dualspace.baselines import ClusterCcaConfig, ClusterCcaModel, TnnCCcaConfig, TnnCCcaModel
@@ -251,19 +249,14 @@ def test_two_processes_take_the_step_of_one(together, batch, name):
     if name == "unknown":
         clips["labels"] = torch.where(torch.arange(60) < 41, clips["labels"], -100)
 
-    def found(model, rows):
-        (model.module if hasattr(model, "module") else model).prepare([rows])
-        loss = model(**rows).loss
-        loss.backward()
-        return loss.detach(), torch.cat([one.grad.flatten() for one in model.parameters()])
-
     def work():
-        AcceleratorState._reset_state()
-        rank = Accelerator(cpu=True).process_index
-        model = DistributedDataParallel(make(dropout=0.0).double(), broadcast_buffers=False)
-        return found(model, {key: rows[:41] if rank == 0 else rows[41:] for key, rows in clips.items()})
+        model, mine = a_share(lambda: make(dropout=0.0), clips)
+        model.module.prepare([mine])
+        return a_step(model, mine)
 
-    expected = found(make(dropout=0.0).double(), clips)
+    model = make(dropout=0.0).double()
+    model.prepare([clips])
+    expected = a_step(model, clips)
     for loss, slope in together(2, work):
         # The first stage's directions are float32 of sums in another order, and the loss is float32.
         torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=0)
