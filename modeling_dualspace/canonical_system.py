@@ -19,7 +19,7 @@ from .modeling_crossmodal import Batch, CrossModalModel
 from .module_state import check_outputs, evaluating, share_batch_statistics, was_loaded
 from .moments import as_float64
 from .pair_moments import Covariances, PairMoments
-from .targets import label_targets, shares
+from .targets import check_labelled, label_targets, shares
 from .towers import init_layer
 
 logger = logging.get_logger(__name__)
@@ -91,7 +91,7 @@ class CanonicalModel(CrossModalModel):
 
     def parts(self) -> dict[str, list[str]]:
         """All of the directions."""
-        return {"fitted": [name for name in self.state_dict() if name.startswith("layer.")]}
+        return super().parts() | {"fitted": [name for name in self.state_dict() if name.startswith("layer.")]}
 
     def _embed_rows(self, features: Tensor, modality: str) -> Tensor:
         return getattr(self.layer, modality)(self._rows(features, modality))
@@ -211,7 +211,7 @@ class ClusterModel(CanonicalModel):
 
         agreed(look)
         moments.all_reduce()
-        self._check_labelled(moments.rows, moments.class_weight)
+        check_labelled(self, moments.rows, moments.class_weight)
         return moments
 
     def _class_sizes(self, data: Iterable[Batch]) -> Tensor:
@@ -225,15 +225,8 @@ class ClusterModel(CanonicalModel):
 
         agreed(look)
         all_reduce_sum(sizes)
-        self._check_labelled(int(sizes[0]), sizes[1:])
+        check_labelled(self, int(sizes[0]), sizes[1:])
         return sizes[1:]
-
-    def _check_labelled(self, clips: int, by_class: Tensor) -> None:
-        if clips and not by_class.any():
-            raise ValueError(
-                f"{type(self).__name__} learns from the categories of clips, and no training clip has a label "
-                "(`labels`): annotate some, or take a system that needs none, like cca."
-            )
 
     def _members(self, batch: Batch) -> Tensor:
         """Memberships `(n, C)` with rows that sum to one, or to zero where nobody annotated."""

@@ -33,13 +33,15 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: OptimizerSe
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)
 
 
-def rate(schedule: ScheduleSettings, progress: float) -> float:
-    """By what the learning rate is multiplied when `progress` of all steps are done.
+def rate(schedule: ScheduleSettings, progress: float, epoch: int = 0) -> float:
+    """By what the learning rate is multiplied when `progress` of all steps, and so many epochs, are done.
 
     Example:
         ```python
         >>> [rate(ScheduleSettings("linear", warmup=0.5), progress) for progress in (0.25, 0.5, 0.75)]
         [0.5, 1.0, 0.5]
+        >>> [rate(ScheduleSettings("step", every=100), 0.5, epoch) for epoch in (99, 100, 250)]
+        [1.0, 0.5, 0.25]
 
         ```
     """
@@ -48,6 +50,8 @@ def rate(schedule: ScheduleSettings, progress: float) -> float:
     if progress < schedule.warmup:
         return progress / schedule.warmup
     rest = (progress - schedule.warmup) / (1 - schedule.warmup) if schedule.warmup < 1 else 0.0
+    if schedule.name == "step":
+        return (schedule.factor or 0.5) ** (epoch // (schedule.every or 100))
     if schedule.name == "linear":
         return 1 - rest
     return (1 + math.cos(math.pi * rest)) / 2 if schedule.name == "cosine" else 1.0

@@ -52,10 +52,19 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How the learning rate changes: `constant`, `linear` or `cosine` to zero, after `warmup`, a share of all steps."""
+    """How the learning rate changes.
 
-    name: Literal["constant", "linear", "cosine"] = "constant"
+    Args:
+        name: `constant`; `linear` or `cosine`, to zero; or `step`, by a factor again and again.
+        warmup: a share of all steps, before which the rate rises from zero.
+        every: epochs after which `step` multiplies it, 100 where nothing is said.
+        factor: by what, .5 where nothing is said.
+    """
+
+    name: Literal["constant", "linear", "cosine", "step"] = "constant"
     warmup: float = 0.0
+    every: int | None = None
+    factor: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +240,8 @@ def _check_numbers(recipe: Recipe) -> None:
         ("train.patience", train.patience, 1, math.inf),
         ("train.clip", train.clip, 1e-12, math.inf),
         ("train.schedule.warmup", train.schedule.warmup, 0, 1),
+        ("train.schedule.every", train.schedule.every, 1, math.inf),
+        ("train.schedule.factor", train.schedule.factor, 1e-12, 1),
         ("checkpoint.every_minutes", checkpoint.every_minutes, 1e-9, math.inf),
         ("checkpoint.every_steps", checkpoint.every_steps, 1, math.inf),
         ("checkpoint.keep", checkpoint.keep, 1, math.inf),
@@ -249,6 +260,12 @@ def _check_numbers(recipe: Recipe) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f" and at most {high:g}" if high < math.inf else ""
             raise ValueError(f"`{key}` must be at least {low:g}{most}, got {value}.")
+    for name in ("every", "factor"):
+        if train.schedule.name != "step" and getattr(train.schedule, name) is not None:
+            raise ValueError(
+                f"`train.schedule.{name}` has no effect where `train.schedule.name` is {train.schedule.name}: "
+                "leave one of them out."
+            )
     if train.patience is not None and train.choose == "last":
         raise ValueError("`train.patience` has no effect where `train.choose` is last: leave one of them out.")
     for key, values in recipe.grid.items():

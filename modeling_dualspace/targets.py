@@ -37,6 +37,12 @@ def shares(targets: Tensor) -> Tensor:
     return targets / targets.sum(dim=1, keepdim=True).clamp_min(torch.finfo(targets.dtype).tiny)
 
 
+def class_surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of predictions `(n, C)` where targets `(n, C)` name a class; several share a clip evenly."""
+    surprise = -(shares(targets) * torch.nn.functional.log_softmax(logits.float(), dim=1)).sum()
+    return surprise / targets.any(dim=1).sum().clamp_min(1)
+
+
 def check_labels(labels: Tensor, num_labels: int, rows: int, numbers: int | Tensor = 0) -> None:
     """Raises unless `labels` are `rows` classes below `num_labels`, or as many rows of memberships.
 
@@ -68,4 +74,19 @@ def check_labels(labels: Tensor, num_labels: int, rows: int, numbers: int | Tens
         raise ValueError(
             f"Bad label in row {row_number(row, numbers)}: {problem}, got {labels[row].tolist()}. "
             "Set `num_labels` in the config to the number of classes, or mend the row."
+        )
+
+
+def check_labelled(system: object, clips: int, labelled: Tensor) -> None:
+    """Raises where a system that learns from categories was given clips, and none that has one.
+
+    Args:
+        system: that learns from them.
+        clips: how many there were.
+        labelled: how many of them had a label, in whichever parts.
+    """
+    if clips and not labelled.any():
+        raise ValueError(
+            f"{type(system).__name__} learns from the categories of clips, and no training clip has a label "
+            "(`labels`): annotate some, or take a system that needs none, like cca."
         )

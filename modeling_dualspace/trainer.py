@@ -120,7 +120,7 @@ class Trainer:
         torch.manual_seed(_mixed(self.settings.seed, self.step, process_index()))
         progress = self.step / self.total
         optimizer = self._optimizers[player]
-        set_rate(optimizer, self._settings_of(player).lr * rate(self.settings.schedule, progress))
+        set_rate(optimizer, self._settings_of(player).lr * rate(self.settings.schedule, progress, self.epoch))
         model.zero_grad(set_to_none=True)
         output = self._wrapped(**batch, player=player, progress=progress)
         self.accelerator.backward(output.loss)

@@ -32,7 +32,7 @@ def triplet_loss(
 
         ```
     """
-    distances = _squared_distances(anchors, others, (same | differs).any(dim=0))
+    distances = squared_distances(anchors, others, (same | differs).any(dim=0))
     return triplets_of(distances, same, differs, margin=margin, mean=mean)
 
 
@@ -63,11 +63,12 @@ def triplets_of(
     return total / count.clamp_min(1)
 
 
-def _squared_distances(anchors: Tensor, others: Tensor, used: Tensor) -> Tensor:
-    """`(n, m)`, in float32 or better; about the mean of what is used, since large squares cancel."""
+def squared_distances(anchors: Tensor, others: Tensor, used: Tensor | None = None) -> Tensor:
+    """`(n, m)`, in float32 or better; about the mean of the others that are used, since large squares cancel."""
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, others = at_least_float32(anchors), at_least_float32(others)
-        mean = torch.where(used.unsqueeze(1), others.detach(), 0.0).sum(dim=0) / used.sum().clamp_min(1)
+        kept = others.detach() if used is None else torch.where(used.unsqueeze(1), others.detach(), 0.0)
+        mean = kept.sum(dim=0) / (max(len(others), 1) if used is None else used.sum().clamp_min(1))
         anchors, others = anchors - mean, others - mean
         products = anchors @ others.T
         return (anchors.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1) - 2 * products).clamp_min(0)

@@ -28,6 +28,7 @@ RECIPES = [name for name in known_recipes() if name.startswith("baselines/")]
 OWN = [f"baselines/{system.config_class.model_type.removeprefix('dualspace_')}" for system in SYSTEMS]
 """One a system, of its name; the others are settings of these."""
 NARROW = {"audio_hidden": "[8]", "visual_hidden": "[8]", "network_dim": "4", "hidden": "[8]", "components": "40"}
+NARROW |= {"encoder_dim": "8", "critic_hidden": "[8]", "adversary_hidden": "[4]"}
 
 
 def tiny(name: str) -> list[str]:
@@ -169,6 +170,6 @@ def test_the_manual_s_system_of_one_s_own_is_trained_and_loads(tmp_path, monkeyp
 
 def test_a_system_that_is_none_is_told_which_there_are(made):
     data = TrainingData({"train": load_split(str(made / "tiny-data"), None, "train")})
-    for typed, meant in (("cluster_ca", r"Did you mean cluster_cca\?"), ("wav", "`system` is one of c_dcca, cca, ")):
+    for typed, meant in (("cluster_ca", r"Did you mean cluster_cca\?"), ("wav", "`system` is one of acmr, agah, c_dcca, cca, ")):
         with pytest.raises(ValueError, match=f"There is no system '{typed}'. {meant}"):
             check_config(recipe_from({"name": "x", "system": typed, "data": {"path": "tiny-data"}}), data)

@@ -1,6 +1,5 @@
 """Category-based deep canonical correlation analysis (C-DCCA)."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -15,7 +14,7 @@ from .dcca import DccaConfig, DccaModel
 class CDccaConfig(DccaConfig, ClusterConfig):
     r"""Deep CCA over categories.
 
-    `DccaConfig` explains the networks, `ClusterConfig` and `CanonicalConfig` of `canonical_system` the directions.
+    `EncoderConfig` explains the networks, `ClusterConfig` and `CanonicalConfig` of `canonical_system` the directions.
 
     Args:
         category_weight: $\lambda$ of the correlation that is learnt: the share of the pairs of a category.
@@ -64,15 +63,10 @@ class CDccaModel(ClusterModel, DccaModel):
     config: CDccaConfig
     uses_labels = True
 
-    def prepare(self, data: Iterable[Batch]) -> None:
-        """Fits mean and scale of the raw features, and sees to it that there are labels."""
-        self._class_sizes(data)
-        super().prepare(data)
-
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Outputs of both networks, and memberships where there are any."""
         self._check_labels(batch)
-        return super().encode(batch, player) | {"members": self._members(batch)}
+        return self._by_modality(batch) | {"members": self._members(batch)}
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """Minus the correlation of pairs and categories."""

@@ -8,25 +8,21 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from ..canonical_system import CanonicalConfig, CanonicalModel
-from ..configuration_dualspace import check_at_least_zero, check_layers
+from ..configuration_dualspace import check_at_least_zero
+from ..encoder_system import EncoderConfig, EncoderModel
 from ..losses import canonical_correlation
 from ..modeling_crossmodal import Batch
 from ..towers import Encoder
 
 
 @strict
-class DccaConfig(CanonicalConfig):
+class DccaConfig(CanonicalConfig, EncoderConfig):
     """Defaults are the network of the published figures: three hidden layers of 1024, sigmoid, batch norm.
 
+    `EncoderConfig` explains the networks, `CanonicalConfig` the directions.
+
     Args:
-        audio_hidden: widths of the hidden layers of the audio network.
-        visual_hidden: likewise.
         network_dim: width of what both networks give.
-        activation: after each hidden layer, by its name in transformers.
-        dropout: after each activation.
-        input_dropout: of the scaled features.
-        normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
-        feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
         correlation: `nuclear`, the published one, or `frobenius`; see `canonical_correlation`.
         correlation_ridge: r of the correlation that is learnt; `ridge` is that of the linear CCA afterwards.
         correlation_ridge_relative: whether it is a multiple of the mean eigenvalue of each side.
@@ -41,23 +37,19 @@ class DccaConfig(CanonicalConfig):
     visual_hidden: list[int] = field(default_factory=lambda: [1024, 1024, 1024])
     network_dim: int = 10
     activation: str = "sigmoid"
-    dropout: float | int = 0.0
-    input_dropout: float | int = 0.0
     normalization: Literal["none", "batch", "layer"] = "batch"
-    feature_scaling: Literal["standardize", "center", "none"] = "standardize"
     correlation: Literal["nuclear", "frobenius"] = "nuclear"
     correlation_ridge: float | int = 1e-3
     correlation_ridge_relative: bool = False
 
     def validate_network(self) -> None:
-        """Networks that can be built, and a ridge."""
-        check_layers(self, widths=("audio_hidden", "visual_hidden"), dropouts=("dropout", "input_dropout"))
+        """A width, and a ridge."""
         check_at_least_zero("correlation_ridge", self.correlation_ridge)
         if self.network_dim < 1:
             raise ValueError(f"`network_dim` must be at least 1, got {self.network_dim}.")
 
 
-class DccaModel(CanonicalModel):
+class DccaModel(CanonicalModel, EncoderModel):
     r"""Deep CCA: two networks whose outputs correlate, and a linear CCA of the outputs.
 
     $$\min_{f, g}\; -\|T(f(a), g(v))\|_*$$
@@ -89,29 +81,10 @@ class DccaModel(CanonicalModel):
 
     def __init__(self, config: DccaConfig):
         super().__init__(config, config.network_dim, config.network_dim)
-        self.audio_encoder = self._encoder([config.audio_dim, *config.audio_hidden, config.network_dim])
-        self.visual_encoder = self._encoder([config.visual_dim, *config.visual_hidden, config.network_dim])
         self.post_init()
 
-    def _encoder(self, widths: list[int]) -> Encoder:
-        config = self.config
-        return Encoder(
-            widths,
-            bias=False,
-            input_dropout=config.input_dropout,
-            activation=config.activation,
-            dropout=config.dropout,
-            normalization=config.normalization,
-        )
-
-    def parts(self) -> dict[str, list[str]]:
-        """The first layers with the statistics, and the directions."""
-        found = super().parts()
-        for modality in ("audio", "visual"):
-            encoder = getattr(self, f"{modality}_encoder")
-            first = tuple(f"{modality}_encoder.{name}" for name in encoder.first_layers())
-            found[f"{modality}_features"] = [name for name in self.state_dict() if name.startswith(first)]
-        return found
+    def _encoder(self, features: int, hidden: list[int]) -> Encoder:
+        return self._network([features, *hidden, self.config.network_dim], bias=False)
 
     @property
     def smallest_batch(self) -> int:
@@ -120,17 +93,11 @@ class DccaModel(CanonicalModel):
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features."""
-        audio, visual = self._feature_moments(data)
-        self.audio_encoder.statistics.set(audio, self.config.feature_scaling)
-        self.visual_encoder.statistics.set(visual, self.config.feature_scaling)
+        super().prepare(data)
         self.layer.forget()
 
     def _rows(self, features: Tensor, modality: str) -> Tensor:
-        return getattr(self, f"{modality}_encoder")(features)
-
-    def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
-        """Outputs of both networks."""
-        return {modality: self._rows(batch[f"{modality}_features"], modality) for modality in ("audio", "visual")}
+        return self._outputs(features, modality)
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """Minus the correlation."""
