@@ -11,7 +11,11 @@ import torch
 
 
 def parse(
-    description: str | None, argv: list[str] | None = None, *, data: bool | Literal["if there is any"] = False
+    description: str | None,
+    argv: list[str] | None = None,
+    *,
+    data: bool | Literal["if there is any"] = False,
+    only: bool = False,
 ) -> argparse.Namespace:
     """`--quick` takes less than a minute on two cores; `--check` makes a missed goal an exit code of 1.
 
@@ -19,6 +23,7 @@ def parse(
         description: the script's docstring.
         argv: what was typed.
         data: ask for real data (`--data`), of which test is scored with `--final` only; or offer to take some.
+        only: offer to print some rows alone.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller sizes: less than 50 s on two cores")
@@ -26,6 +31,8 @@ def parse(
     if data:
         parser.add_argument("--data", required=data is True, help="the folder with the published files")
         parser.add_argument("--final", action="store_true", help="score test too: once, when nothing is left to choose")
+    if only:
+        parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
     return parser.parse_args(argv)
 
 

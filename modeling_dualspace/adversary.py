@@ -54,8 +54,9 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
         fake: `(n, d)`.
         mix: `(n, 1)`, where between, 0 to 1.
     """
-    between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    with torch.enable_grad():  # a loss may be looked at where nobody learns
+        between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     # At a slope of zero a root has no gradient; the smallest number that float32 still adds to one avoids it.
     return (((slope.square().sum(dim=1) + 1e-12).sqrt() - 1) ** 2).mean()
 
@@ -85,7 +86,7 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
         ```
     """
     sums = chances.cumsum(dim=1)
-    columns = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
+    columns = torch.searchsorted(sums, (uniform * sums[:, -1:]).contiguous(), right=True)
     # Rounding may lead beyond the last column that has a chance.
     last = (chances > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
     return torch.minimum(columns, last)

@@ -17,7 +17,9 @@ def sign_codes(outputs: Tensor) -> Tensor:
 
         ```
     """
-    return torch.where(outputs >= 0, 1.0, -1.0).to(outputs) / outputs.shape[-1] ** 0.5
+    # What is no number stays none, and is seen: as a sign it would pass for an embedding.
+    signs = torch.where(outputs >= 0, 1.0, torch.where(outputs < 0, -1.0, torch.nan))
+    return signs.to(outputs) / outputs.shape[-1] ** 0.5
 
 
 def pack(codes: Tensor) -> Tensor:
@@ -30,10 +32,10 @@ def pack(codes: Tensor) -> Tensor:
 
         ```
     """
-    if codes.ndim != 2 or (codes == 0).any():
+    if codes.ndim != 2 or not ((codes > 0) | (codes < 0)).all():
         raise ValueError(f"Codes are rows (n, bits) of one positive and one negative number, got {tuple(codes.shape)}.")
     rows, bits = codes.shape
-    ones = torch.nn.functional.pad((codes > 0).to(torch.uint8), (0, -bits % 8)).reshape(rows, -1, 8)
+    ones = torch.nn.functional.pad((codes > 0).to(torch.uint8), (0, -bits % 8)).reshape(rows, -(-bits // 8), 8)
     return (ones << _places(codes)).sum(dim=2).to(torch.uint8)
 
 
@@ -43,7 +45,7 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     if not 0 < bits <= 8 * packed.shape[1] < bits + 8:
         raise ValueError(f"{packed.shape[1]} bytes a row hold no codes of {bits} bits.")
     ones = (packed.unsqueeze(2) >> _places(packed)) & 1
-    return sign_codes(ones.reshape(len(packed), -1)[:, :bits].float() - 0.5)
+    return sign_codes(ones.flatten(1)[:, :bits].float() - 0.5)
 
 
 def hamming(queries: Tensor, gallery: Tensor) -> Tensor:

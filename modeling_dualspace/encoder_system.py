@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .codes import sign_codes
 from .configuration_dualspace import CrossModalConfig, check_layers
-from .distributed import all_reduce_sum
+from .distributed import all_reduce_sum, world_size
 from .modeling_crossmodal import Batch, CrossModalModel
 from .module_state import share_batch_statistics
 from .targets import check_labelled, label_targets
@@ -97,6 +97,11 @@ class EncoderModel(CrossModalModel):
                 names = [name for name in self.state_dict() if name.startswith(first)]
                 found[f"{_modality_of(path)}_features"] += names
         return super().parts() | found | ({"classes": list(self.class_tensors)} if self.class_tensors else {})
+
+    @property
+    def smallest_batch(self) -> int:
+        """A batch norm needs two clips in each process."""
+        return 2 * world_size() if any(isinstance(module, nn.BatchNorm1d) for module in self.modules()) else 1
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features, and sees to it that there are labels where they are learnt from."""

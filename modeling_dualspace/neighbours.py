@@ -35,8 +35,7 @@ class NeighbourGraph:
             neighbours: k; fewer where there are not as many other clips.
             scaled: what is near is judged by, of a column's name and its rows.
         """
-        batches = agreed(lambda: list(data))
-        mine = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        mine = agreed(lambda: _rows_of(data))
         everything = gather_named_rows(mine)
         order = everything["index"].argsort()
         everything = {name: rows[order] for name, rows in everything.items()}
@@ -59,7 +58,7 @@ class NeighbourGraph:
         return places
 
     def drawn(self, places: Tensor) -> Batch:
-        """Features of one of each clip's own neighbours, drawn evenly."""
+        """Features of one of each clip's own neighbours; what is near in both is drawn twice as often."""
         columns = torch.randint(self.near.shape[1], (len(places), 1), device=places.device)
         chosen = self.near[places].gather(1, columns).squeeze(1)
         return {name: rows[chosen] for name, rows in self.features.items()}
@@ -67,6 +66,13 @@ class NeighbourGraph:
     def are_neighbours(self, places: Tensor) -> Tensor:
         """Whether the second is a neighbour of the first, for all pairs of clips `(n, n)`."""
         return (self.near[places].unsqueeze(2) == places).any(dim=1)
+
+
+def _rows_of(data: Iterable[Batch]) -> Batch:
+    batches = list(data)
+    if not batches:
+        raise ValueError("A graph of neighbours needs clips, and no batch came: look at the split, and pass a list.")
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:

@@ -47,14 +47,13 @@ def rate(schedule: ScheduleSettings, progress: float, epoch: int = 0) -> float:
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"Progress lies between 0 and 1, got {progress}.")
+    dropped = (schedule.factor or 0.5) ** (epoch // (schedule.every or 100)) if schedule.name == "step" else 1.0
     if progress < schedule.warmup:
-        return progress / schedule.warmup
+        return dropped * progress / schedule.warmup
     rest = (progress - schedule.warmup) / (1 - schedule.warmup) if schedule.warmup < 1 else 0.0
-    if schedule.name == "step":
-        return (schedule.factor or 0.5) ** (epoch // (schedule.every or 100))
     if schedule.name == "linear":
         return 1 - rest
-    return (1 + math.cos(math.pi * rest)) / 2 if schedule.name == "cosine" else 1.0
+    return (1 + math.cos(math.pi * rest)) / 2 if schedule.name == "cosine" else dropped
 
 
 def set_rate(optimizer: Optimizer, learning_rate: float) -> None:

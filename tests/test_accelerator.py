@@ -7,6 +7,7 @@ import torch
 
 from modeling_dualspace import PairMoments, canonical_correlation, canonical_directions
 from modeling_dualspace.average_precision import average_precision
+from modeling_dualspace.baselines import SYSTEMS
 from modeling_dualspace.retrieval_scores import retrieval_scores
 from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_run import train
@@ -14,6 +15,7 @@ from modeling_dualspace.training_run import train
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 VARIANTS = ["dual", "explicit", "implicit", "shared"]
+LEARNT = [system for system in SYSTEMS if system.config_class().turns]
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,24 @@ def test_loss_and_gradient_are_those_of_the_cpu(make_model, batch, variant, kind
         assert there.requires_grad == here.requires_grad
         if here.requires_grad:
             torch.testing.assert_close(there.grad.cpu(), here.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("system", LEARNT, ids=lambda system: system.__name__)
+def test_every_player_of_a_compared_system_learns_there(system, batch):
+    config = system.config_class(
+        audio_dim=batch["audio_features"].shape[1], visual_dim=batch["visual_features"].shape[1]
+    )
+    model = system(config).cuda()
+    model.prepare([batch])  # which may come from the host
+    for player in dict.fromkeys(config.turns):
+        output = model(**on_cuda(batch), player=player, progress=0.5)
+        output.loss.backward()
+        assert output.loss.isfinite() and all(
+            one.grad.isfinite().all() for one in model.parameters() if one.grad is not None
+        )
+    model.eval()
+    model.finish([batch])
+    assert model.get_audio_embeds(batch["audio_features"].cuda()).isfinite().all()
 
 
 @pytest.mark.parametrize("features", [True, False])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from forked import in_a_child
+from forked import Killed, in_a_child
 from safetensors.torch import load_file
 from steps import a_share, a_step
 from transformers import AutoModel
@@ -205,31 +205,6 @@ def test_films_nobody_annotated_are_chosen_on_by_their_pairs(dcca, data):
     bare = TrainingData({name: split.remove_columns("label") for name, split in data.splits.items()})
     summary = train(dcca(epochs=2, refit=False), data=bare, progress=False)
     assert summary["chosen_on"] == "validation" and summary["validation"]["relevance"] == "pair"
-
-
-class Killed(TrainingData):
-    """The same data; the process is asked to stop as it takes its nth batch."""
-
-    def __init__(self, data, step):
-        self.__dict__ |= data.__dict__
-        self.left = step
-
-    def joined(self):
-        return Killed(super().joined(), self.left)
-
-    def steps(self, batch_size, seed):
-        epochs = super().steps(batch_size, seed)
-        walk = epochs.epoch
-
-        def counted(number, skip=0):
-            for one in walk(number, skip):
-                self.left -= 1
-                if not self.left:
-                    os._exit(9)  # without a word, as by kill -9
-                yield one
-
-        epochs.epoch = counted
-        return epochs
 
 
 @pytest.mark.parametrize(

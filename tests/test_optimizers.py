@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.testing import assert_close
 from transformers import (
@@ -12,6 +14,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from modeling_dualspace import CrossModalConfig, CrossModalModel
 from modeling_dualspace.optimizers import (
     load_optimizer_tensors,
     make_optimizer,
@@ -19,7 +22,8 @@ from modeling_dualspace.optimizers import (
     rate,
     set_rate,
 )
-from modeling_dualspace.recipe import OptimizerSettings, ScheduleSettings
+from modeling_dualspace.recipe import OptimizerSettings, ScheduleSettings, TrainSettings, load_recipe
+from modeling_dualspace.trainer import Trainer
 
 SGD = OptimizerSettings("sgd", lr=0.1, momentum=0.8, weight_decay=0.3)
 ADAMW = OptimizerSettings("adamw", lr=0.1, momentum=0.8, weight_decay=0.3)
@@ -159,6 +163,80 @@ def test_a_rate_lies_between_nothing_and_the_whole_and_falls_after_the_warmup(na
         assert rates[-1] == pytest.approx(0, abs=1e-15)
 
 
+@pytest.mark.parametrize(("every", "factor"), [(1, 0.5), (3, 0.1), (100, 0.5), (7, 1.0)])
+def test_a_step_schedule_is_that_of_torch(every, factor):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.StepLR(optimizer, every, factor)
+    settings, expected = ScheduleSettings("step", every=every, factor=factor), 1.0
+    for epoch in range(250):
+        expected *= factor if epoch and epoch % every == 0 else 1.0
+        for progress in (epoch / 250, (epoch + 0.9) / 250):  # all steps of an epoch have one rate
+            assert rate(settings, progress, epoch) == pytest.approx(expected, rel=1e-12)
+        assert reference.get_last_lr()[0] == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+def test_a_step_schedule_halves_every_hundred_epochs_unless_it_is_said():
+    for settings in (
+        ScheduleSettings("step"),
+        ScheduleSettings("step", every=100),
+        ScheduleSettings("step", factor=0.5),
+    ):
+        assert [rate(settings, 0.5, epoch) for epoch in (0, 99, 100, 199, 200, 499)] == [1, 1, 0.5, 0.5, 0.25, 1 / 16]
+
+
+def test_a_step_schedule_begins_after_the_warmup():
+    settings = ScheduleSettings("step", warmup=0.1, every=20, factor=0.5)
+    rates = [rate(settings, step / 1000, step // 10) for step in range(1000)]  # of a hundred epochs of ten steps
+    assert rates[:100] == pytest.approx([step / 100 for step in range(100)], rel=1e-12)
+    assert rates[100:] == [0.5 ** (step // 200) for step in range(100, 1000)]
+
+
+class Slide(CrossModalModel):
+    """One weight, which each step moves by the learning rate."""
+
+    config_class = CrossModalConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.post_init()
+
+    def encode(self, batch, player):
+        return {"audio": batch["audio_features"]}
+
+    def objective(self, rows, player, progress):
+        return {"height": self.weight.sum()}
+
+
+def sliding(data, settings):
+    AcceleratorState._reset_state()
+    model = Slide(CrossModalConfig(audio_dim=6, visual_dim=8, num_labels=3, turns=["model"]))
+    return model, Trainer(model, data.steps(settings.batch_size, settings.seed), settings, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("resumed", [None, 4, 9], ids=lambda step: f"after {step}")
+def test_a_trainer_halves_its_rate_after_so_many_epochs_also_where_it_goes_on(data, resumed):
+    schedule = ScheduleSettings("step", every=2, factor=0.5)
+    settings = TrainSettings(epochs=7, batch_size=45, optimizer=OptimizerSettings("sgd", 1.0, 0.0), schedule=schedule)
+    model, trainer = sliding(data, settings)
+    heights, walk = [0.0], trainer.steps()
+    for step in range(1, 15):  # two batches an epoch
+        next(walk)
+        heights.append(model.weight.item())
+        if step == resumed:
+            kept = trainer.checkpoint({})
+            trainer.close()
+            model, trainer = sliding(data, settings)
+            trainer.restore(kept)
+            walk = trainer.steps()
+    assert next(walk, None) is None
+    trainer.close()
+    moves = [before - after for before, after in zip(heights, heights[1:], strict=False)]
+    assert moves == [1.0] * 4 + [0.5] * 4 + [0.25] * 4 + [0.125] * 2  # powers of two: exact
+
+
 def test_a_rate_that_is_set_is_that_of_the_next_step_in_every_group():
     model = network()
     optimizer = make_optimizer(dict(model.named_parameters()), SGD)
@@ -214,3 +292,28 @@ def test_smoothing_is_that_of_the_optimiser_unless_it_is_said(name, share):
         optimizer = make_optimizer({"w": nn.Parameter(torch.ones(2, 2))}, OptimizerSettings(name, smoothing=said))
         group = optimizer.param_groups[0]
         assert (group["alpha"] if name == "rmsprop" else group["betas"][1]) == expected
+
+
+# Settings
+
+
+def test_a_step_schedule_is_read_as_meant_and_every_part_of_it_matters():
+    parts = {"every": 50, "factor": 0.25, "warmup": 0.1}
+    said = [f"train.schedule.{name}={value}" for name, value in parts.items()]
+    named = "train.schedule.name=step"
+    assert load_recipe("tiny", [named, *said]).train.schedule == ScheduleSettings("step", **parts)
+    recipes = [load_recipe("tiny", given) for given in ([], [named], *([named, one] for one in said))]
+    assert len({recipe.fingerprint("f") for recipe in recipes}) == 5
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("part", ["every=100", "factor=0.5"])
+def test_parts_of_a_step_schedule_are_refused_where_it_is_another(name, part):
+    key = f"train.schedule.{part.split('=')[0]}"
+    with pytest.raises(ValueError, match=f"`{key}` has no effect where `train.schedule.name` is {name}: leave"):
+        load_recipe("tiny", [f"train.schedule.name={name}", f"train.schedule.{part}"])
+
+
+def test_smoothing_that_has_no_effect_is_refused():
+    with pytest.raises(ValueError, match="`train.optimizer.smoothing` has no effect where .* is sgd"):
+        load_recipe("tiny", ["train.optimizer.name=sgd", "train.optimizer.smoothing=0.9"])

@@ -98,6 +98,7 @@ def test_a_key_that_is_needed_and_absent_is_named(content, key):
         ("train.epochs", True, "a whole number"), ("train.epochs", 3.0, "a whole number"),
         ("train.epochs", "3", "a whole number"), ("train.optimizer.lr", "fast", "a number"),
         ("train.optimizer.lr", False, "a number"), ("train.refit", 1, "true or false"),
+        ("train.schedule.every", 2.5, "a whole number or null"), ("train.schedule.name", "x", "one of .*cosine, step"),
         ("train.clip", "none", "a number or null"), ("train.precision", "fp64", "one of fp32, bf16, fp16"),
         ("train.features", ["device"], "one of auto, device, memory, stream"),
         ("train.freeze", "audio_towers", "a list"), ("train.players", ["critic"], "keys and values"),
@@ -116,6 +117,7 @@ def test_a_value_of_a_wrong_type_is_said_with_what_was_expected(key, value, expe
     [
         ("train.epochs", -1), ("train.batch_size", 0), ("train.seed", -1), ("train.eval_every", 0),
         ("train.patience", 0), ("train.clip", 0.0), ("train.schedule.warmup", 1.1), ("checkpoint.keep", 0),
+        ("train.schedule.every", 0), ("train.schedule.factor", 0), ("train.schedule.factor", 1.01),
         ("checkpoint.every_minutes", 0), ("checkpoint.every_steps", 0), ("train.optimizer.lr", float("nan")),
         ("train.optimizer.lr", float("inf")), ("train.optimizer.weight_decay", -1), ("train.optimizer.momentum", 1),
         ("train.players.critic.lr", -1), ("train.players.critic.momentum", -0.1), ("train.clip", float("nan")),
@@ -396,8 +398,3 @@ def test_a_recipe_named_like_one_of_ours_may_extend_it(tmp_path):
     (tmp_path / "tiny.yaml").write_text("extends: tiny\ntrain: {epochs: 3}")
     mine, ours = load_recipe(tmp_path / "tiny.yaml"), load_recipe("tiny")
     assert mine.train.epochs == 3 and mine.model == ours.model
-
-
-def test_smoothing_that_has_no_effect_is_refused():
-    with pytest.raises(ValueError, match="`train.optimizer.smoothing` has no effect where .* is sgd"):
-        load_recipe("tiny", ["train.optimizer.name=sgd", "train.optimizer.smoothing=0.9"])

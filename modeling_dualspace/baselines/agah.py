@@ -58,7 +58,7 @@ class AgahConfig(EncoderConfig):
 class AgahModel(EncoderModel):
     r"""Binary codes by attention over labels, triplets and a codebook of classes; a critic makes modalities alike.
 
-    Features $f$ of a modality attend to features $e_c$ of the labels, which are learnt, with
+    Features $f$ of a modality attend to unit features $e_c$ of the labels, which are learnt, with
     $w_c = \sigma(s \cos(f, e_c))$, and $f / \|f\| + \sum_c w_c e_c / \sum_c w_c$ goes on to the code
     $h \in [-1, 1]^b$, whose signs are what is searched. To be minimised:
 
@@ -68,9 +68,10 @@ class AgahModel(EncoderModel):
     - `deceit`: $E\,D(f_v) - E\,D(f_a)$, while a critic D maximises it (`critic` is minus that), whose slope is kept
       near one (`penalty`, as in WGAN-GP).
 
-    Gu, Gu, Zhang, Guo, Xu, Chen and Zhang, "Adversary guided asymmetric hashing for cross-modal retrieval", ICMR 2019.
-    The paper's image network reads pixels; on global vectors it is fully connected. That the attention's
-    features of labels are learnt with the rest is our reading. `codebook` is printed as a sum, and b^2 times as large.
+    Gu, Gu, Gu, Li, Xiong and Wang, "Adversary guided asymmetric hashing for cross-modal retrieval", ICMR 2019. The
+    paper's image network reads pixels; on global vectors it is fully connected. Its labels' features are class means,
+    its codes of classes signs found coordinate by coordinate, its critics two, one a modality; here the first two are
+    learnt with the rest, and one critic sees both. `codebook` is printed as a sum, and b^2 times as large.
 
     Example:
         ```python
@@ -139,21 +140,21 @@ class AgahModel(EncoderModel):
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """The terms of whoever learns."""
-        attended = [at_least_float32(rows[f"{name}_attended"]) for name in MODALITIES]
+        attended = [rows[f"{name}_attended"].to(self.codebook) for name in MODALITIES]  # in the precision of the critic
         with torch.autocast(attended[0].device.type, enabled=False):
             deceit = self.critic(attended[1]).mean() - self.critic(attended[0]).mean()
             if player == "critic":
-                penalty = gradient_penalty(self.critic, attended[1], attended[0], rows["mix"])
+                penalty = gradient_penalty(self.critic, attended[1], attended[0], rows["mix"].to(attended[0]))
                 return {"critic": -deceit, "penalty": penalty}
-        targets, known = self._targets(rows)
-        audio, visual = (at_least_float32(rows[name]) for name in MODALITIES)
-        book = self.codebook
-        return {
-            "triplet": cosine_triplets(audio, visual, targets, self.config.margin),
-            "quantization": quantization_loss(audio) + quantization_loss(visual),
-            "codebook": codebook_loss(audio, book, targets, known) + codebook_loss(visual, book, targets, known),
-            "deceit": deceit,
-        }
+            targets, known = self._targets(rows)
+            audio, visual = (at_least_float32(rows[name]) for name in MODALITIES)
+            book = self.codebook
+            return {
+                "triplet": cosine_triplets(audio, visual, targets, self.config.margin),
+                "quantization": quantization_loss(audio) + quantization_loss(visual),
+                "codebook": codebook_loss(audio, book, targets, known) + codebook_loss(visual, book, targets, known),
+                "deceit": deceit,
+            }
 
 
 def cosine_triplets(audio: Tensor, visual: Tensor, targets: Tensor, margin: float) -> Tensor:

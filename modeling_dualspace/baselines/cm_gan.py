@@ -117,11 +117,6 @@ class CmGanModel(EncoderModel):
         )
         return nn.Sequential(*hidden, nn.Linear(config.encoder_dim, features))
 
-    @property
-    def smallest_batch(self) -> int:
-        """A batch norm needs two clips."""
-        return 2
-
     def _outputs(self, features: Tensor, modality: str) -> Tensor:
         return self.normalized[modality](self.common(self.activation(super()._outputs(features, modality))))
 
@@ -170,10 +165,12 @@ class CmGanModel(EncoderModel):
         return {"within": within[0] + within[1], "across": across[0] + across[1]}
 
     def _within(self, modality: str, features: Tensor) -> Tensor:
-        return at_least_float32(self.critic[f"within_{modality}"](features))
+        return at_least_float32(self.critic[f"within_{modality}"](features.to(self.common.weight)))
 
     def _across(self, modality: str, codes: Tensor, features: Tensor) -> Tensor:
-        return at_least_float32(self.critic[f"across_{modality}"](torch.cat([codes, features.to(codes)], dim=1)))
+        return at_least_float32(
+            self.critic[f"across_{modality}"](torch.cat([codes, features], dim=1).to(self.common.weight))
+        )
 
 
 def deceived(scores: Tensor) -> Tensor:

@@ -113,8 +113,9 @@ def discrimination_loss(audio: Tensor, visual: Tensor, targets: Tensor) -> Tenso
     units = [nn.functional.normalize(at_least_float32(rows), dim=1) for rows in (audio, visual)]
     known = same | differs
     total = audio.new_zeros(())
-    for one, other in ((0, 0), (0, 1), (1, 1)):
-        halves = units[one] @ units[other].T / 2
-        surprise = nn.functional.softplus(halves) - same * halves
-        total = total + torch.where(known, surprise, 0.0).sum() / known.sum().clamp_min(1)
+    with torch.autocast(audio.device.type, enabled=False):
+        for one, other in ((0, 0), (0, 1), (1, 1)):
+            halves = units[one] @ units[other].T / 2
+            surprise = nn.functional.softplus(halves) - same * halves
+            total = total + torch.where(known, surprise, 0.0).sum() / known.sum().clamp_min(1)
     return total

@@ -90,11 +90,6 @@ class UcalModel(EncoderModel):
     def _add_parts(self, config: UcalConfig) -> None:
         """What a subclass has besides."""
 
-    @property
-    def smallest_batch(self) -> int:
-        """A batch norm needs two clips."""
-        return 2
-
     def _outputs(self, features: Tensor, modality: str) -> Tensor:
         return self.activation(self.outputs[modality](super()._outputs(features, modality)))
 

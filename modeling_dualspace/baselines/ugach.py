@@ -104,7 +104,7 @@ class UgachModel(EncoderModel):
     @property
     def smallest_batch(self) -> int:
         """A query, a positive, a negative."""
-        return 3
+        return max(3, super().smallest_batch)
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits the statistics, and the graph of neighbours: it keeps the features of all training clips in memory."""
@@ -113,8 +113,7 @@ class UgachModel(EncoderModel):
 
     def _indexed(self, data: Iterable[Batch]) -> Iterable[Batch]:
         for batch in self._batches(data):
-            if "index" not in batch:
-                raise ValueError("UGACH looks up the neighbours of a clip by its row: batches need the column `index`.")
+            _check_indexed(batch)
             yield {name: batch[name] for name in ("index", *(f"{modality}_features" for modality in MODALITIES))}
 
     def _scaled(self, name: str, features: Tensor) -> Tensor:
@@ -127,8 +126,11 @@ class UgachModel(EncoderModel):
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Codes of the clips by both networks, of a positive of each, and the numbers that negatives are drawn by."""
+        if not self.training and (self._graph is None or "index" not in batch):
+            return {}  # clips to be embedded, of which there is no loss
         if self._graph is None:
             raise RuntimeError("UGACH learns from a graph of the training clips: call `model.prepare(batches)` first.")
+        _check_indexed(batch)
         places = self._graph.places(batch["index"])
         positives = self._graph.drawn(places)
         rows = {"place": places}
@@ -145,6 +147,8 @@ class UgachModel(EncoderModel):
 
     def objective(self, rows: dict[str, Tensor], player: str, progress: float) -> dict[str, Tensor]:
         """The ranking of the discriminator, or what the generator gets for its negatives."""
+        if not rows:
+            return {}
         assert self._graph is not None
         positive = self._graph.are_neighbours(rows["place"])
         terms = [self._direction(rows, queries, positive, player) for queries in MODALITIES]
@@ -158,7 +162,7 @@ class UgachModel(EncoderModel):
         log_chances = nn.functional.log_softmax((-distances).masked_fill(positive, -torch.inf), dim=1)
         some = ~positive.all(dim=1)  # a query whose whole batch are its positives has no negative
         if not some.any():
-            return distances.sum() * 0.0
+            return (mine[queries].sum() + distances.sum()) * 0.0
         log_chances = log_chances[some]
         drawn = draw(log_chances.detach().exp(), rows[f"{queries}_draws"][some])
         near = (mine[queries] - theirs[f"{gallery}_positive"]).square().sum(dim=1)[some]
@@ -167,3 +171,8 @@ class UgachModel(EncoderModel):
         if player == "model":
             return hinge.mean()
         return -expected_reward(log_chances.gather(1, drawn), nn.functional.softplus(hinge))
+
+
+def _check_indexed(batch: Batch) -> None:
+    if "index" not in batch:
+        raise ValueError("UGACH looks up the neighbours of a clip by its row: batches need the column `index`.")
