@@ -39,10 +39,8 @@ def shares(targets: Tensor) -> Tensor:
 
 def class_surprise(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of predictions `(n, C)` where targets `(n, C)` name a class; several share a clip evenly."""
-    surprise = -(
-        shares(targets)
-        * torch.nn.functional.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
-    ).sum()
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    surprise = -(shares(targets.to(wide)) * torch.nn.functional.log_softmax(logits.to(wide), dim=1)).sum()
     return surprise / targets.any(dim=1).sum().clamp_min(1)
 
 

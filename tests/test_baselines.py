@@ -170,6 +170,7 @@ def test_the_manual_s_system_of_one_s_own_is_trained_and_loads(tmp_path, monkeyp
 
 def test_a_system_that_is_none_is_told_which_there_are(made):
     data = TrainingData({"train": load_split(str(made / "tiny-data"), None, "train")})
-    for typed, meant in (("cluster_ca", r"Did you mean cluster_cca\?"), ("wav", "`system` is one of acmr, agah, c_dcca, cca, ")):
+    ours = "`system` is one of acmr, agah, c_dcca, cca, "
+    for typed, meant in (("cluster_ca", r"Did you mean cluster_cca\?"), ("wav", ours)):
         with pytest.raises(ValueError, match=f"There is no system '{typed}'. {meant}"):
             check_config(recipe_from({"name": "x", "system": typed, "data": {"path": "tiny-data"}}), data)

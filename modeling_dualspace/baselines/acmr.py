@@ -48,8 +48,8 @@ class AcmrModel(UcalModel):
     $\|x - y^+\| + \lambda_t \max(0, \mu - \|x - y^-\|)$ over a clip and those of its class and of others in the other
     modality, in both directions (Wang, Yang, Xu, Hanjalic and Shen, "Adversarial cross-modal retrieval", ACM MM 2017).
     In the authors' code the adversary's gradient never reaches the networks, the classifier of labels is not trained,
-    and a triplet has one negative; here it is as the paper means it, over all
-    triplets of a batch, as a mean; $L_{modality}$ is the mean over both modalities, which the paper adds up.
+    and a triplet has one negative; here it is as the paper means it, over all triplets of a batch, as a mean.
+    $L_{modality}$ is the mean over both modalities, which the paper adds up.
 
     Example:
         ```python
