@@ -64,11 +64,9 @@ from modeling_dualspace.feature_sources import (
     vectors,
 )
 from modeling_dualspace.files import check_file, write_file
+from modeling_dualspace.published import AVE_CLASSES as CLASSES
+from modeling_dualspace.published import PRINTED
 
-PRINTED = (
-    "Clock; Motorcycle; Train horn; Bark; Cat; Bus; Rodents, rats, mice; Toilet flush; Acoustic guitar; "
-    "Frying (food); Chainsaw; Horse; Helicopter; Baby cry, infant cry; Truck"
-).split("; ")
 OFFICIAL = (
     "Church bell; Male speech, man speaking; Bark; Fixed-wing aircraft, airplane; Race car, auto racing; "
     "Female speech, woman speaking; Helicopter; Violin, fiddle; Flute; Ukulele; Frying (food); Truck; Shofar; "
@@ -76,7 +74,6 @@ OFFICIAL = (
     "Toilet flush; Rodents, rats, mice; Accordion; Mandolin"
 ).split("; ")
 """In the order in which the annotations name them first."""
-CLASSES = {"ave15": ["Goat", *PRINTED[1:]], "ave15-as-printed": PRINTED}
 CONFIGS = [*CLASSES, "ave28"]
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
 LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}

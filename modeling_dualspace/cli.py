@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .cli_benchmark import add_benchmark
 from .cli_extract import add_convert, add_extract
 from .cli_parts import enough, positive, several, stopped_code, together
 from .console import StoppedError, exit_code, quiet
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    add_benchmark(commands)
     _add_metric(commands)
     _add_push(commands)
     return parser

@@ -97,15 +97,23 @@ class Stop:
     signal: int | None = None
 
 
+_asked: list[Stop] = []
+"""What the outermost `asked_to_stop` notes, while there is one."""
+
+
 @contextmanager
 def asked_to_stop() -> Iterator[Stop]:
     """Being asked to stop (SIGTERM, SIGHUP, Ctrl-C) is only noted: whoever works here ends at a good place.
 
-    Who asks a second time ends it at once.
+    Who asks a second time ends it at once. Inside another it is the same: a job of many parts that is asked to stop in
+    one of them has been asked as a whole.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
+        return
+    if _asked:
+        yield _asked[0]
         return
 
     def note(number: int, frame: object) -> None:
@@ -114,9 +122,11 @@ def asked_to_stop() -> Iterator[Stop]:
         stop.signal = number
 
     before = _handled_by(note, "SIGTERM", "SIGHUP", "SIGINT")
+    _asked.append(stop)
     try:
         yield stop
     finally:
+        _asked.clear()
         _restore(before)
 
 

@@ -1,5 +1,6 @@
 """Rows of every process, with gradient: what turns the loss of a shard into the loss of the global batch."""
 
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,6 +91,12 @@ def process_share(parts: Sequence[Any]) -> Sequence[Any]:
     """This process's parts of a list: the lists of all processes, one after the other, are the whole again."""
     edges = [len(parts) * rank // world_size() for rank in (process_index(), process_index() + 1)]
     return parts[slice(*edges)]
+
+
+def cores() -> int:
+    """Of those this process may use, the share that is its own."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, found // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def agreed(run: Callable[[], Any]) -> Any:

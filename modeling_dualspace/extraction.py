@@ -4,7 +4,6 @@
 the processor that made its features, and a table of the clips that could not be used.
 """
 
-import os
 import shutil
 import time
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from .clip_folder import ClipList, list_clips
 from .clips import Clip
 from .component_fitting import Fitting, training_clips, with_components
 from .console import Stop, StoppedError, asked_to_stop
-from .distributed import agreed, from_first, process_index, world_size
+from .distributed import agreed, cores, from_first, process_index, world_size
 from .extracted_set import Extracted, check_place, finished, work_folder, write_set
 from .extraction_plan import Settings, Shard, plan
 from .extraction_recipe import BackboneSettings
@@ -89,7 +88,7 @@ def extract(
     wanted: dict[Modality, BackboneSettings | Backbone] = {"audio": _settings(audio), "visual": _settings(visual)}
     where = {"device": device, "dtype": dtype}
     backbones = agreed(lambda: {name: _load(name, one, fps, where) for name, one in wanted.items()})
-    workers, progress = workers or _cores(), progress and not process_index()
+    workers, progress = workers or cores(), progress and not process_index()
     with ExitStack() as stack:
         taken = f"Another process is extracting to {out}: wait for it, or choose another --out."
         from_first(lambda: stack.enter_context(locked(work_folder(out), taken)))
@@ -154,12 +153,6 @@ def _check_device(device: str | None) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
-def _cores() -> int:
-    """Of those this process may use, the share that is its own."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class _Work:

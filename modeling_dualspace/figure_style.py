@@ -39,6 +39,20 @@ class Style:
         """Of a series."""
         return self.series[number % len(self.series)]
 
+    def line(self, number: int, marked: bool = True) -> dict[str, Any]:
+        """How a series is drawn: once colours come again, with other marks, which are hollow, on other lines.
+
+        Args:
+            number: of the series.
+            marked: whether its points are.
+        """
+        turn = number // len(self.series)
+        found = {"color": self.colour(number), "linestyle": LINES[(number + turn) % len(LINES)], "linewidth": 1.6}
+        if marked:
+            found["marker"] = MARKERS[(number + turn) % len(MARKERS)]
+            found["markerfacecolor"] = self.background if turn % 2 else found["color"]
+        return found
+
 
 PAPER = Style(LIGHT, "#1a1a1a", "#767676", "#ffffff")
 PAGE = Style(tuple(f"#0001{number:02x}" for number in range(len(LIGHT))), "#000001", "#000002", "#000003")

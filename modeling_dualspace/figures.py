@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from .figure_style import (
-    LINES,
     MARKERS,
     PAPER,
     WIDTH,
@@ -71,8 +70,8 @@ def loss_terms(
         for place, (run, lines) in enumerate(series.items()):
             number = (numbers or {}).get(run, place)
             points = lines.get(key) or [(np.nan, np.nan)]
-            each.plot(*zip(*points, strict=True), color=style.colour(number), linestyle=LINES[number % len(LINES)],
-                      label=run, linewidth=1.6, marker="." if len(points) < 30 else None)  # fmt: skip
+            each.plot(*zip(*points, strict=True), **style.line(number, marked=False), label=run,
+                      marker="." if len(points) < 30 else None)  # fmt: skip
         each.set_ylabel(key)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -111,8 +110,7 @@ def precision_scope(
         number = (numbers or {}).get(name, place)
         points = sorted((int(k), value) for k, value in curve.items())
         points = [point for point in points if point[0] >= 10] or points  # the paper's scope begins there
-        axes.plot(*zip(*points, strict=True), color=style.colour(number), linestyle=LINES[number % len(LINES)],
-                  marker=MARKERS[number % len(MARKERS)], markersize=4.5, linewidth=1.6, label=name)  # fmt: skip
+        axes.plot(*zip(*points, strict=True), **style.line(number), markersize=4.5, label=name)
     axes.set_xlabel("scope K")
     axes.set_ylabel(measure)
     axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.04)

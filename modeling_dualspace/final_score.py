@@ -21,7 +21,12 @@ from .run_folder import RunFolder
 
 
 def score_final(
-    recipe: Recipe, *, split: str = "test", device: torch.device | str = "cpu", command: str | None = None
+    recipe: Recipe,
+    *,
+    split: str = "test",
+    device: torch.device | str = "cpu",
+    command: str | None = None,
+    legacy_prefix_average: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Scores what a run left on a split, and writes the results into the run; by what was scored.
 
@@ -33,6 +38,7 @@ def score_final(
         split: of the data the recipe names.
         device: where to embed and rank.
         command: what was typed.
+        legacy_prefix_average: add what some published scripts print as MAP.
     """
     folder = RunFolder(recipe.folder)
     summary = from_first(lambda: folder.summary)
@@ -44,7 +50,15 @@ def score_final(
         runs["before_refit"] = folder.chosen
     results = {}
     for name, run in runs.items():
-        result = evaluate(str(run), recipe.data.path, recipe.data.config, split, device=device, command=command)
+        result = evaluate(
+            str(run),
+            recipe.data.path,
+            recipe.data.config,
+            split,
+            device=device,
+            command=command,
+            legacy_prefix_average=legacy_prefix_average,
+        )
         result["environment"]["commit"] = commit()
         place = result_path(str(run), recipe.data.path, recipe.data.config, split)
         from_first(partial(write_json, place, result))

@@ -13,6 +13,7 @@ from datasets import Dataset
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from . import figures
+from .comparison_tables import Table
 from .feature_schema import in_order
 from .figure_style import DARK, LIGHT, to_png, to_svg
 from .files import atomic_folder, check_file, model_fingerprint, write_file
@@ -67,15 +68,25 @@ class Section:
 
 
 def write_report(
-    paths: Sequence[str | Path], out: str | Path, *, data: str | None = None, command: str | None = None
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    data: str | None = None,
+    command: str | None = None,
+    names: Sequence[str] | None = None,
+    tables: Sequence[Table] = (),
+    closely: str | None = None,
 ) -> dict[str, Any]:
     """Writes the page to `out` and the figures beside it, into a folder called after it; returns what was written.
 
     Args:
-        paths: run folders, grids, or result files; the first that has a model is the one looked at closely.
+        paths: run folders, grids, or result files.
         out: the HTML file.
         data: where a data set is, if not where it was when the results were made.
         command: what was typed.
+        names: what each run is called; see `read_sources`.
+        tables: that stand on top of the page.
+        closely: the name of the one that is looked at closely; the first that has a model, otherwise.
     """
     out = check_file(out)
     if out.suffix.lower() not in (".html", ".htm"):
@@ -83,8 +94,8 @@ def write_report(
     require("matplotlib", extra="report")
     if data and not Path(data).is_dir() and not is_hub_id(data):
         raise ValueError(f"--data {data} is no folder here, and no id of the Hub.")
-    sources = read_sources(paths)
-    numbers = {source.name: number for number, source in enumerate(sources)}
+    sources = read_sources(paths, names)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(source.name for source in sources))}
     keys = _keys(sources)
     training = [*training_pictures(sources, numbers), *validation_grids(sources, keys)]
     for result in _all_results(sources):
@@ -100,7 +111,7 @@ def write_report(
     ]  # fmt: skip
     folder = out.with_name(f"{out.stem}-figures")
     with atomic_folder(folder, overwrite=True) as drawn:
-        sections = [_section(key, sources, numbers, data, left_out) for key in keys]
+        sections = [_section(key, sources, numbers, data, left_out, closely) for key in keys]
         if data and all(section.place != data for section in sections):
             left_out.append(f"--data {data} holds none of the data sets that were scored.")
         shown: dict[str, str] = {}
@@ -108,7 +119,9 @@ def write_report(
             print(f"drawing {picture.name}", file=sys.stderr)
             shown[picture.name] = to_svg(picture.draw, picture.name, f"{picture.title}. {picture.caption}")
             (drawn / f"{picture.name}.png").write_bytes(to_png(picture.draw))
-        page = _page(sections=sections, training=training, left_out=left_out, shown=shown, command=command)
+        page = _page(
+            sections=sections, training=training, left_out=left_out, shown=shown, command=command, tables=tables
+        )
     write_file(out, page.encode())
     figures_written = [str(folder / f"{name}.png") for name in shown]
     return {"report": str(out), "figures": figures_written, "left_out": left_out}
@@ -137,7 +150,12 @@ def _keys(sources: Sequence[Source]) -> list[DataKey]:
 
 
 def _section(
-    key: DataKey, sources: Sequence[Source], numbers: Mapping[str, int], data: str | None, left_out: list[str]
+    key: DataKey,
+    sources: Sequence[Source],
+    numbers: Mapping[str, int],
+    data: str | None,
+    left_out: list[str],
+    closely: str | None,
 ) -> Section:
     scored = [source for source in sources if source.result(key)]
     found = next(result["data"] for result in _all_results(sources) if key_of(result) == key)
@@ -157,7 +175,7 @@ def _section(
         section.pictures.insert(0, Picture(f"clips-per-class-{tail}", "Clips per class", caption, draw))
     if section.sources:
         try:
-            left_out += [f"{what}: {line}" for line in _look_closely(section, split, tail)]
+            left_out += [f"{what}: {line}" for line in _look_closely(section, split, tail, closely)]
         except (ValueError, TypeError, OSError, RuntimeError) as error:
             left_out.append(f"{what}: every picture of single clips: {_short(error)}")
     return section
@@ -176,9 +194,10 @@ def _load(data: Mapping[str, Any], key: DataKey, places: Sequence[str]) -> tuple
     return place, {name: everything[name] for name in in_order(everything)}, split
 
 
-def _look_closely(section: Section, split: Dataset, tail: str) -> Iterator[str]:
-    """Adds the pictures of single clips, of the first source that has a model; gives what could not be drawn."""
-    source = next((source for source in section.sources if source.model), None)
+def _look_closely(section: Section, split: Dataset, tail: str, closely: str | None) -> Iterator[str]:
+    """Adds the pictures of single clips, of that source or the first with a model; gives what could not be drawn."""
+    named = sorted(section.sources, key=lambda source: source.name != closely)
+    source = next((source for source in named if source.model), None)
     if source is None:
         raise ValueError("none of the models is where it was.")
     model = load_model(str(source.model))

@@ -10,6 +10,8 @@ from .figure_style import Style
 from .report_sources import DataKey, Source, grid_values, results_of
 from .retrieval_scores import DIRECTIONS
 
+MARKED = 5
+"""Marks in a row of bars that can still be told apart."""
 WORDS = {"audio_to_visual": "sound finds video", "visual_to_audio": "video finds sound"}
 
 
@@ -59,8 +61,10 @@ def _class_pictures(
     sources: Sequence[Source], results: Mapping[str, Mapping[str, Any]], tail: str
 ) -> Iterator[Picture]:
     """Bars of the dual model, or of the first; the mean over variants as diamonds, or else a mark for each other."""
-    variants = {source.name: source.variant for source in sources if source.name in results and source.variant}
-    first = next((name for name, variant in variants.items() if variant == "dual"), next(iter(results)))
+    found = {source.name: source.variant for source in sources if source.name in results and source.variant}
+    once = {variant: name for name, variant in reversed(found.items())}  # the first of those that differ otherwise
+    variants = {name: variant for name, variant in found.items() if once[variant] == name}
+    first = once.get("dual", next(iter(results)))
     for direction in DIRECTIONS:
         per_class = {name: _class_maps(result, direction) for name, result in results.items()}
         if len(set(variants.values())) > 1:
@@ -68,8 +72,11 @@ def _class_pictures(
             dots = {f"mean of {', '.join(variants)}": of_all}
             what = f" Diamonds: the {next(iter(dots))}."
         else:
-            dots = dict([(name, values) for name, values in per_class.items() if name != first][:5])
+            others = [(name, values) for name, values in per_class.items() if name != first]
+            dots = dict(others[:MARKED])
             what = f" Marks: {', '.join(dots)}." if dots else ""
+            if len(others) > MARKED:
+                what += f" These are {MARKED + 1} of {len(per_class)}: more would hide each other."
         yield Picture(
             f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
             f"Bars: {first}.{what}",

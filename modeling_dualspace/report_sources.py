@@ -68,8 +68,16 @@ def newest_of(results: Iterable[Mapping[str, Any]], key: DataKey) -> Mapping[str
     return max(found, key=lambda result: result.get("date") or "", default=None)
 
 
-def read_sources(paths: Iterable[str | Path]) -> list[Source]:
-    """Reads what lies under the paths; raises, naming the path, where nothing of ours does."""
+def read_sources(paths: Iterable[str | Path], names: Iterable[str] | None = None) -> list[Source]:
+    """Reads what lies under the paths; raises, naming the path, where nothing of ours does.
+
+    Args:
+        paths: runs, grids, results, folders of such.
+        names: what each is called, one a path, each of which is a run then; two may be called alike that are of
+            different data.
+    """
+    if names is not None:
+        return [replace(_read(Path(path)), name=name) for path, name in zip(paths, names, strict=True)]
     named: dict[str, Source] = {}
     for source in (_read(place) for path in paths for place in _places(Path(path))):
         same = next((other for other in named.values() if _is_same(source, other)), None)
@@ -135,7 +143,8 @@ def _read(path: Path) -> Source:
 def _cells_of(path: Path) -> list[Path]:
     """Of a grid, as its table has them: what else lies there is of former ones."""
     found = [cell for cell in sorted(path.glob("cells/*")) if _is_run(cell)]
-    named = [row.get("cell") for row in _table(path).get("rows", [])]
+    rows = _table(path).get("rows", [])
+    named = [cell.get("cell") for row in rows for cell in row.get("cells", [row])]  # a comparison has several a row
     return [cell for cell in found if cell.name in named] if named else found
 
 

@@ -68,6 +68,7 @@ def summarise(recipe: Recipe, progress: Progress, data: TrainingData, device: to
         "peak_memory_mb": from_first(lambda: _peak_memory(device)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size(),
+        "threads": torch.get_num_threads(),
     }
 
 

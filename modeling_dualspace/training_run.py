@@ -260,7 +260,9 @@ class _Training:
     def _keep(self, model: CrossModalModel, line: dict[str, Any]) -> None:
         """The model is what came out so far: by this line of the history it is the best, or the last."""
         if not line["validation"]:
+            start = time.perf_counter()
             self._finish(model)
+            self._count(start)  # of a closed form without validation that is all there is
         model.config.trained_on = self.data.record("train")
         from_first(lambda: self.folder.save_model(model, self.processor))
         self.progress.best = line | {"choice": model.choice}

@@ -35,12 +35,13 @@ for _side in (Loader, Dumper):
     )
 
 
-def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(file: Path, inside: tuple[Path, ...] = (), *, ours: str = "configs") -> dict[str, Any]:
     """A file's keys and values, over those of the file it says it extends, but for that one's name and place.
 
     Args:
         file: to read.
         inside: files that extend this one.
+        ours: where those of ours lie that it may extend by name.
     """
     if file.resolve() in inside:
         raise ValueError(f"{file} extends itself: remove one of the keys `extends`.")
@@ -58,10 +59,10 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
         beside = file.parent / f"{base}.yaml"
         with suppress(FileNotFoundError):
             another = beside.is_file() and beside.resolve() != file.resolve()
-            below = beside if another else resource(f"configs/{base}.yaml")
+            below = beside if another else resource(f"{ours}/{base}.yaml")
     if not below.is_file():
-        raise ValueError(f"{file} extends {base}, and there is neither {below} nor a recipe of ours of that name.")
-    extended = read_yaml(below, (*inside, file.resolve()))
+        raise ValueError(f"{file} extends {base}, and there is neither {below} nor one of ours of that name.")
+    extended = read_yaml(below, (*inside, file.resolve()), ours=ours)
     return merged({key: value for key, value in extended.items() if key not in ("name", "output")}, content)
 
 

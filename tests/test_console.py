@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from modeling_dualspace.console import exit_code, quiet
+from modeling_dualspace.console import asked_to_stop, exit_code, quiet
 
 
 def raising(error):
@@ -51,6 +51,22 @@ def test_being_ended_tidies_up(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[1] == b"tool: interrupted\n" and process.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_who_asks_a_part_to_stop_has_asked_the_whole():
+    before = signal.getsignal(signal.SIGTERM)
+    with asked_to_stop() as whole:
+        with asked_to_stop() as part:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert part.signal == whole.signal == signal.SIGTERM
+        with asked_to_stop() as next_part:  # which does not begin as if nothing had been said
+            assert next_part.signal == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    with asked_to_stop() as another:
+        assert another.signal is None
 
 
 def test_libraries_are_quiet_for_a_while_and_then_as_they_were():

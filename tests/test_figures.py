@@ -272,6 +272,18 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
+def test_no_two_of_eighteen_systems_look_alike():
+    lines = [PAPER.line(number) for number in range(18)]
+    by_mark = {(line["color"], line["marker"]) for line in lines}
+    by_line = {(line["color"], line["linestyle"]) for line in lines}
+    assert len(by_mark) == len(by_line) == 18  # in two ways, since a small picture hides one
+    hollow = [line["markerfacecolor"] == PAPER.background for line in lines]
+    assert hollow == [False] * 10 + [True] * 8
+    names = [f"system {number}" for number in range(18)]
+    image = Image.open(io.BytesIO(to_png(drawing("scope", models=names))))
+    assert image.size[1] < 1.8 * image.size[0]
+
+
 @pytest.mark.parametrize("eye", EYES)
 @pytest.mark.parametrize("colours", [LIGHT[:4], DARK[:4], LIGHT, DARK], ids=["light, 4", "dark, 4", "light", "dark"])
 def test_series_stay_apart_for_every_eye(colours, eye):

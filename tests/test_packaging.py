@@ -32,7 +32,7 @@ def test_the_wheel_has_every_module_the_command_and_the_licence(wheel):
     names = set(wheel.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "modeling_dualspace").rglob("*.py")}
     assert modules | {"modeling_dualspace/data_card.md"} <= names
-    folders = ("configs", "releases", "accelerate_configs")
+    folders = ("configs", "releases", "benchmarks", "accelerate_configs")
     files = [path for folder in folders for path in (ROOT / "training" / folder).rglob("*.yaml")]
     recipes = {f"modeling_dualspace/resources/{path.relative_to(ROOT / 'training')}" for path in files}
     assert recipes | {"modeling_dualspace/resources/model_card.md"} <= names

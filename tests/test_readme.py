@@ -15,6 +15,7 @@ from modeling_dualspace.paper_networks import NETWORKS, own_settings
 from modeling_dualspace.recipe import known_recipes, load_recipe
 from modeling_dualspace.release_plan import known_releases
 from modeling_dualspace.resources import resource
+from modeling_dualspace.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,7 @@ NOT_RUN = {
     "python dataset_scripts/vegas.py": "needs the authors' features; tests/test_vegas.py has small ones",
     "accelerate launch training/train.py": "needs VEGAS; tests/test_two_hosts.py launches another",
     "torchrun --nproc_per_node 2": "is run by tests/test_cli.py",
+    "dualspace benchmark tiny": "trains eighteen systems; tests/test_cli_benchmark.py has fewer",
     "hf auth login": "asks a person for a token",
     "dualspace push everything": "needs recordings; tests/test_three_lines.py has it",
 }
@@ -137,6 +139,21 @@ def test_every_benchmark_is_in_the_readme():
     shared = ("harness.py", "networks.py", "systems.py")
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in shared}
     assert scripts == set(re.findall(r"benchmarks/(\w+\.py)", README))
+
+
+def test_every_benchmark_command_of_the_manual_names_a_suite_and_systems_that_exist(tmp_path):
+    text = README + (ROOT / "training" / "README.md").read_text()
+    commands = [
+        shlex.split(line, comments=True) for line in re.findall(r"^dualspace benchmark .*$", text, re.MULTILINE)
+    ]
+    for words in commands:
+        arguments = build_parser().parse_args(words[1:])
+        load_suite(arguments.suite).choose(arguments.only, arguments.seeds)
+    assert len(commands) >= 4
+    (own,) = re.findall(r"```yaml\n(extends: paper\n.*?)```", text, re.DOTALL)
+    (tmp_path / "my_recipe.yaml").write_text("extends: vegas\n")
+    (tmp_path / "own.yaml").write_text(own)
+    assert len(load_suite(tmp_path / "own.yaml").systems) == len(load_suite("paper").systems) + 3
 
 
 def test_every_training_command_of_the_manual_names_a_recipe_and_keys_that_exist():

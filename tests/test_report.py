@@ -15,6 +15,7 @@ from PIL import Image
 
 from modeling_dualspace import DualSubspaceConfig, DualSubspaceModel, report, report_samples
 from modeling_dualspace.cli import main
+from modeling_dualspace.comparison_tables import Table
 from modeling_dualspace.data_card import DataCard
 from modeling_dualspace.feature_dataset import write_dataset
 from modeling_dualspace.feature_parts import FeatureSource
@@ -279,6 +280,41 @@ def test_bars_are_the_dual_model_s_and_a_mean_is_one_of_variants(toys, sketched)
     text = report_on(toys / "explicit", toys / "dual")[1]
     assert f"Bars: {NAME}. Diamonds" in text and "Bars: explicit" not in text
     assert "Diamonds" in text and "Diamonds" not in report_on(toys / "explicit")[1]
+
+
+def test_bars_and_marks_that_are_not_all_of_them_say_so(toys, sketched, monkeypatch):
+    monkeypatch.setattr("modeling_dualspace.report_sources.Source.variant", None)
+    cells = sorted((toys / "grid" / "cells").iterdir())
+    runs = [toys / "dual", toys / "explicit", *cells]
+    report.write_report(runs, toys / "six.html", names=list("abcdef"))
+    assert "Bars: a. Marks: b, c, d, e, f. <" in (toys / "six.html").read_text().replace("</fig", " <")
+    report.write_report([*runs, toys / "dual"], toys / "seven.html", names=list("abcdefg"))
+    assert (
+        "Bars: a. Marks: b, c, d, e, f. These are 6 of 7: more would hide each other." in read(toys / "seven.html")[1]
+    )
+
+
+def test_a_mean_over_variants_has_each_of_them_once(toys, sketched):
+    names = ["dual", "explicit", "dual again"]
+    report.write_report([toys / "dual", toys / "explicit", toys / "dual"], toys / "once.html", names=names)
+    assert "Bars: dual. Diamonds: the mean of dual, explicit." in read(toys / "once.html")[1]
+
+
+def test_tables_stand_on_top_and_one_of_the_runs_is_looked_at_closely(toys, sketched):
+    table = Table("On <top>", ["what", "the paper's"], [["a", "0.1"], ["b", "0.2"]], ["A note."], frozenset({(1, 1)}))
+    settings = {"names": ["one", "two"], "tables": [table], "closely": "two"}
+    report.write_report([toys / "dual", toys / "explicit"], toys / "top.html", **settings)
+    tags, text = read(toys / "top.html")
+    (place,) = re.finditer(r"On <top>\s*what\s*the paper's\s*a\s*0.1\s*b\s*0.2\s*A note.", text)
+    assert place.start() < text.index("18 clips, 3 classes")
+    assert (
+        "but for columns that are headed otherwise" in text
+        and "<strong>0.2</strong>" in (toys / "top.html").read_text()
+    )
+    assert "Best and worst queries of two" in text
+    report.write_report([toys / "dual", toys / "explicit"], toys / "top.html", names=["one", "two"])
+    text = read(toys / "top.html")[1]
+    assert "Best and worst queries of one" in text and "Every number below is measured." in text
 
 
 def test_a_data_set_named_in_vain_is_said(toys, run, sketched, tmp_path):

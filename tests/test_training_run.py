@@ -16,7 +16,7 @@ from forked import in_a_child
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_dualspace import trainer, training_data
+from modeling_dualspace import trainer, training_data, training_run
 from modeling_dualspace.console import StoppedError
 from modeling_dualspace.evaluation import evaluate_model
 from modeling_dualspace.run_folder import RunFolder
@@ -296,12 +296,20 @@ def test_fp16_without_a_gpu_is_a_sentence(recipe, data):
 
 def test_a_refit_on_more_clips_follows_the_schedule_to_its_end_and_not_beyond(recipe, data, monkeypatch):
     seen = []
-    monkeypatch.setattr(trainer, "rate", lambda schedule, progress: seen.append(progress) or 1.0)
+    monkeypatch.setattr(trainer, "rate", lambda schedule, progress, epoch: seen.append(progress) or 1.0)
     settings = {"epochs": 1, "min_steps": 9, "choose": "last", "schedule": {"name": "cosine"}}
     summary = train(recipe(**settings), data=data, progress=False)
     # Nine steps to choose by; as many epochs, three, over 135 clips in five batches each.
     assert summary["steps"] == 9 + 15 == len(seen)
     assert seen == [step / 9 for step in range(9)] + [step / 15 for step in range(15)]
+
+
+def test_a_closed_form_without_validation_has_taken_its_time(recipe, data, monkeypatch):
+    finish = training_run._Training._finish
+    monkeypatch.setattr(training_run._Training, "_finish", lambda *a: time.sleep(0.1) or finish(*a))
+    alone = TrainingData({"train": data.splits["train"]})
+    summary = train(replace(recipe(refit=False), system="cca", model={"embed_dim": 2}), data=alone, progress=False)
+    assert summary["seconds"]["steps"] >= 0.1 and summary["steps"] == 0
 
 
 def test_two_processes_track_write_and_finish_as_one(recipe, data, together, tmp_path):
