@@ -8,8 +8,9 @@ with no refit.
 
 A system stands there as published, by its recipe of training/configs/baselines (of DSCMR and CM-GAN, which take long,
 60 epochs at most, and three validations without a better one), and tuned: with other ridges, fewer directions, and, of
-networks, the towers and the steps of the dual model's recipe (the last six by AdamW). Validation chooses among them,
-over two seeds, by MAP; or, where a system reads no label, by how well a query finds its own pair, which reads none.
+networks, the towers and the steps of the dual model's recipe (the last six by AdamW; a step is one player's, so that
+networks which play take fewer). Validation chooses among them, over two seeds, by MAP; or, where a system reads no
+label, by how well a query finds its own pair, which reads none.
 What ends in linear directions is also weighted, each direction multiplied by its correlation, as in the dual model's
 default fusion, and weighted with the length of the variates kept, as it may too.
 
@@ -147,7 +148,7 @@ def deep_rivals(recipe: str) -> dict[str, System]:
     # Their losses are of other sizes than the dual model's, to which plain descent is tied.
     adam = {"train": {"optimizer": {"name": "adamw", "lr": 1e-3, "momentum": 0.9, "weight_decay": 0.01}}}
     narrow, ends = {"encoder_dim": 256, "embed_dim": 128}, {", tuned": {}}
-    fields = {"DSCMR": {**narrow, "classification": "row_norm"}, "CM-GAN": narrow}
+    fields = {"DSCMR": {**narrow, "norm": "row_norm"}, "CM-GAN": narrow}
     tuned = {
         name: merged(like_dual(recipe, **fields.get(name, {})), adam)
         for name in ("DSCMR", "ACMR", "UCAL", "UGACH", "AGAH", "CM-GAN")
@@ -266,6 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quick:
         kept = {one: system for one, system in systems.items() if not system.brief or one == DUAL}
         systems = {one: replace(system, tries=(), ends={}) for one, system in kept.items()}
+    if unknown := set(arguments.only or ()) - set(systems):
+        sys.exit(f"There is no system {min(unknown)}: there are {', '.join(systems)}.")
     if arguments.only:
         systems = {one: system for one, system in systems.items() if one in arguments.only}
     table = Table(["validation", "test"] if arguments.final else ["validation"])

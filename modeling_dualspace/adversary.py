@@ -57,11 +57,11 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     with torch.enable_grad():  # a loss may be looked at where nobody learns
         between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    # At a slope of zero a root has no gradient; the smallest number that float32 still adds to one avoids it.
+    # At a slope of zero a root has no gradient; so little more gives it one, and is lost beside a slope of one.
     return (((slope.square().sum(dim=1) + 1e-12).sqrt() - 1) ** 2).mean()
 
 
-def expected_reward(log_chances: Tensor, rewards: Tensor) -> Tensor:
+def reward_surrogate(log_chances: Tensor, rewards: Tensor) -> Tensor:
     r"""What stands for $E_{j \sim p}[r_j]$ when draws were made from p: the gradient is unbiased.
 
     $$\nabla E_{j \sim p}[r_j] = E_{j \sim p}[r_j \nabla \log p_j]$$
@@ -85,18 +85,19 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
 
         ```
     """
-    sums = chances.cumsum(dim=1)
+    # A column without a chance has no room of its own, however a device rounds what comes before and behind it.
+    sums = torch.where(chances > 0, chances.cumsum(dim=1), 0.0).cummax(dim=1).values
     columns = torch.searchsorted(sums, (uniform * sums[:, -1:]).contiguous(), right=True)
     # Rounding may lead beyond the last column that has a chance.
     last = (chances > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
     return torch.minimum(columns, last)
 
 
-def scorer(widths: list[int], activation: str, dropout: float = 0.0) -> nn.Sequential:
+def scorer(widths: list[int], activation: str) -> nn.Sequential:
     """A network of one score a row, `(n, 1)`, whose hidden layers have these widths, the first that of the rows."""
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(before, after), ACT2FN[activation], nn.Dropout(dropout)]
+        layers += [nn.Linear(before, after), ACT2FN[activation]]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
 

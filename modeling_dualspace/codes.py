@@ -1,4 +1,4 @@
-"""Binary codes: signs of outputs as unit rows, so that cosine ranks as Hamming does, and packed, a bit a bit."""
+"""Binary codes: signs of outputs as unit rows, so that cosine ranks as Hamming does; and packed, eight to a byte."""
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def hamming(queries: Tensor, gallery: Tensor) -> Tensor:
         raise ValueError(f"Codes of {queries.shape[1]} bytes and of {gallery.shape[1]} cannot be compared.")
     ones = torch.tensor([number.bit_count() for number in range(256)], device=queries.device)
     distances = torch.zeros(len(queries), len(gallery), dtype=torch.int64, device=queries.device)
-    for mine, theirs in zip(queries.T, gallery.T, strict=True):  # byte by byte: memory stays that of the result
+    for mine, theirs in zip(queries.T, gallery.T, strict=True):  # a few times the result, however many bits
         distances += ones[(mine.unsqueeze(1) ^ theirs).long()]
     return distances
 

@@ -17,6 +17,7 @@ from .targets import check_labelled, label_targets
 from .towers import Encoder, init_layer
 
 MODALITIES = ("audio", "visual")
+OTHER = {"audio": "visual", "visual": "audio"}
 
 
 @strict
@@ -30,7 +31,8 @@ class EncoderConfig(CrossModalConfig):
         dropout: after each activation.
         input_dropout: of the scaled features.
         normalization: of each hidden layer, before its activation: `none`, `batch` or `layer`.
-        feature_scaling: of the raw features by statistics of the training split: `standardize`, `center` or `none`.
+        feature_scaling: of the raw features by statistics of the training split: `standardize`, which is ours, whatever
+            else of a system is published; `center` or `none`.
         loss_weights: of terms whose weight is to be another than the system's own.
     """
 
@@ -56,6 +58,22 @@ class EncoderConfig(CrossModalConfig):
         check_layers(self, widths=("audio_hidden", "visual_hidden"), dropouts=("dropout", "input_dropout"))
 
 
+@strict
+class WideEncoderConfig(EncoderConfig):
+    """What networks are configured by whose outputs are not embedded as they are.
+
+    Args:
+        encoder_dim: width of what each modality's own network gives.
+    """
+
+    encoder_dim: int = 1024
+
+    def validate_encoder_dim(self) -> None:
+        """At least one column."""
+        if self.encoder_dim < 1:
+            raise ValueError(f"`encoder_dim` must be at least 1, got {self.encoder_dim}.")
+
+
 class EncoderModel(CrossModalModel):
     """A system of one network a modality.
 
@@ -76,7 +94,7 @@ class EncoderModel(CrossModalModel):
 
     def _encoder(self, features: int, hidden: list[int]) -> Encoder:
         """The network of a modality."""
-        return self._network([features, *hidden, self.config.embed_dim])
+        return self._network([features, *hidden, getattr(self.config, "encoder_dim", self.config.embed_dim)])
 
     def _network(self, widths: list[int], **options: Any) -> Encoder:
         """One with the layers of the config; see `Encoder`."""
@@ -140,7 +158,7 @@ class EncoderModel(CrossModalModel):
 
     def _labels(self, batch: Batch) -> Batch:
         self._check_labels(batch)
-        return {name: batch[name] for name in ("labels",) if name in batch and self.uses_labels}
+        return {"labels": batch["labels"]} if "labels" in batch and self.uses_labels else {}
 
     def _targets(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Memberships `(n, C)` of 0 and 1, zeros where unknown, and which rows are known."""
@@ -153,5 +171,8 @@ class EncoderModel(CrossModalModel):
 
 
 def _modality_of(path: str) -> str:
-    """Of a part that is called after it."""
-    return next(name for name in MODALITIES if name in path)
+    """Whose network it is, by its name in the model."""
+    found = next((name for name in MODALITIES if name in path), None)
+    if found is None:
+        raise ValueError(f"The encoder {path!r} is of no modality: call it after one, audio or visual.")
+    return found

@@ -136,6 +136,13 @@ def discriminative_loss(
     return distance(audio) + distance(visual)
 
 
+def class_surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of predictions `(n, C)` where targets `(n, C)` name a class; several share a clip evenly."""
+    logits = at_least_float32(logits)
+    surprise = -(shares(targets.to(logits)) * torch.nn.functional.log_softmax(logits, dim=1)).sum()
+    return surprise / targets.any(dim=1).sum().clamp_min(1)
+
+
 def orthogonality_loss(
     audio_explicit: Tensor,
     audio_implicit: Tensor,

@@ -18,7 +18,7 @@ class NeighbourGraph:
 
     Args:
         index: rows of the split `(n,)`, ascending.
-        features: `audio_features` and `visual_features` of those rows.
+        features: `audio_features` and `visual_features` of those rows, in memory wherever the rest is.
         near: places among them `(n, 1 + 2k)`: a clip itself, k by sound, k by sight.
     """
 
@@ -44,12 +44,17 @@ class NeighbourGraph:
         k = min(neighbours, len(index) - 1)
         found = [nearest(scaled(name, mine[name]), scaled(name, rows), places, k) for name, rows in everything.items()]
         near = gather_named_rows({"near": torch.cat([places.unsqueeze(1), *found], dim=1)})["near"][order]
-        return cls(index, everything, near)
+        return cls(index, {name: rows.cpu() for name, rows in everything.items()}, near)
+
+    def to(self, device: torch.device) -> None:
+        """Brings places to where batches are."""
+        self.index, self.near = self.index.to(device), self.near.to(device)
 
     def places(self, index: Tensor) -> Tensor:
         """Where rows of the split are `(n,)`; raises where one is not among them."""
         places = torch.searchsorted(self.index, index).clamp_max(len(self.index) - 1)
-        if index.device.type == "cpu" and not torch.equal(self.index[places], index.long()):
+        looks = index.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere a look would wait
+        if looks and not torch.equal(self.index[places], index.long()):
             row = int(index[self.index[places] != index][0])
             raise ValueError(
                 f"Row {row} was not among the clips the graph was made of: call `model.prepare` with the batches that "
@@ -61,7 +66,7 @@ class NeighbourGraph:
         """Features of one of each clip's own neighbours; what is near in both is drawn twice as often."""
         columns = torch.randint(self.near.shape[1], (len(places), 1), device=places.device)
         chosen = self.near[places].gather(1, columns).squeeze(1)
-        return {name: rows[chosen] for name, rows in self.features.items()}
+        return {name: rows[chosen.cpu()].to(places.device) for name, rows in self.features.items()}
 
     def are_neighbours(self, places: Tensor) -> Tensor:
         """Whether the second is a neighbour of the first, for all pairs of clips `(n, n)`."""

@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from .recipe import OptimizerSettings, ScheduleSettings
 
+DROP, EVERY = 0.5, 100
+"""Of a step schedule that says neither factor nor epochs."""
 SMOOTHING = {"adamw": 0.999, "adamax": 0.999, "rmsprop": 0.9}
 """By default; of RMSprop what Keras has, by whose name published recipes call it."""
 
@@ -47,7 +49,7 @@ def rate(schedule: ScheduleSettings, progress: float, epoch: int = 0) -> float:
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"Progress lies between 0 and 1, got {progress}.")
-    dropped = (schedule.factor or 0.5) ** (epoch // (schedule.every or 100)) if schedule.name == "step" else 1.0
+    dropped = (schedule.factor or DROP) ** (epoch // (schedule.every or EVERY)) if schedule.name == "step" else 1.0
     if progress < schedule.warmup:
         return dropped * progress / schedule.warmup
     rest = (progress - schedule.warmup) / (1 - schedule.warmup) if schedule.warmup < 1 else 0.0

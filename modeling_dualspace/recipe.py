@@ -260,6 +260,16 @@ def _check_numbers(recipe: Recipe) -> None:
         if value is not None and not (low <= value <= high and math.isfinite(value)):
             most = f" and at most {high:g}" if high < math.inf else ""
             raise ValueError(f"`{key}` must be at least {low:g}{most}, got {value}.")
+    _check_useless(train)
+    for key, values in recipe.grid.items():
+        if not values or any(value in values[:place] for place, value in enumerate(values)):
+            raise ValueError(f"`grid` must name at least one value of `{key}`, and none twice: got {values}.")
+    if not re.fullmatch(r"[^/\\\0]+", recipe.name) or recipe.name in (".", ".."):
+        raise ValueError(f"`name` becomes a folder's name, so it has no slash in it: got {recipe.name!r}.")
+
+
+def _check_useless(train: TrainSettings) -> None:
+    """Settings that others leave without effect."""
     for name in ("every", "factor"):
         if train.schedule.name != "step" and getattr(train.schedule, name) is not None:
             raise ValueError(
@@ -268,8 +278,3 @@ def _check_numbers(recipe: Recipe) -> None:
             )
     if train.patience is not None and train.choose == "last":
         raise ValueError("`train.patience` has no effect where `train.choose` is last: leave one of them out.")
-    for key, values in recipe.grid.items():
-        if not values or any(value in values[:place] for place, value in enumerate(values)):
-            raise ValueError(f"`grid` must name at least one value of `{key}`, and none twice: got {values}.")
-    if not re.fullmatch(r"[^/\\\0]+", recipe.name) or recipe.name in (".", ".."):
-        raise ValueError(f"`name` becomes a folder's name, so it has no slash in it: got {recipe.name!r}.")

@@ -37,13 +37,6 @@ def shares(targets: Tensor) -> Tensor:
     return targets / targets.sum(dim=1, keepdim=True).clamp_min(torch.finfo(targets.dtype).tiny)
 
 
-def class_surprise(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of predictions `(n, C)` where targets `(n, C)` name a class; several share a clip evenly."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    surprise = -(shares(targets.to(wide)) * torch.nn.functional.log_softmax(logits.to(wide), dim=1)).sum()
-    return surprise / targets.any(dim=1).sum().clamp_min(1)
-
-
 def check_labels(labels: Tensor, num_labels: int, rows: int, numbers: int | Tensor = 0) -> None:
     """Raises unless `labels` are `rows` classes below `num_labels`, or as many rows of memberships.
 

@@ -33,8 +33,8 @@ class DivergedError(ValueError):
 class Trainer:
     """Takes the steps of a recipe.
 
-    Two processes take the steps that one takes on the same global batches, dropout and batch norm excepted. Every step
-    seeds the generators by its number, so that a run that goes on draws what it would have drawn.
+    Two processes take the steps that one takes on the same global batches, dropout, batch norm and draws excepted.
+    Every step seeds the generators by its number, so that a run that goes on draws what it would have drawn.
 
     Args:
         model: prepared, on any device.
@@ -128,8 +128,10 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self._owned[player].values(), self.settings.clip)
         optimizer.step()
         self.step += 1
-        names = ("loss", *output.terms)
-        values = torch.stack([value.detach().float() for value in (output.loss, *output.terms.values())])
+        # What several players lose is of several kinds, and no mean of it means anything: theirs are their terms.
+        found = {"loss": output.loss} if player == self.turns[-1] or len(self._owned) == 1 else {}
+        found |= output.terms
+        names, values = tuple(found), torch.stack([value.detach().float() for value in found.values()])
         self._log.append((self.step, names, values))
         if len(self._log) >= FLUSH or values.device.type == "cpu":
             self._look()

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 
 from modeling_dualspace.adversary import (
     draw,
-    expected_reward,
     gradient_penalty,
     reversal_strength,
     reverse_gradient,
+    reward_surrogate,
     scorer,
     told_apart,
 )
@@ -182,7 +182,7 @@ def test_over_all_draws_the_estimate_has_the_gradient_of_what_is_expected(draws)
     chances = logits.detach().softmax(0)
     mean = torch.zeros(5, dtype=torch.float64)
     for columns in map(list, itertools.product(range(5), repeat=draws)):
-        estimate = expected_reward(logits.log_softmax(0)[columns], REWARDS[columns])
+        estimate = reward_surrogate(logits.log_softmax(0)[columns], REWARDS[columns])
         mean += chances[columns].prod() * torch.autograd.grad(estimate, logits)[0]
     # Sums of 5^3 terms in float64.
     assert_close(mean, exact_gradient(logits), rtol=1e-12, atol=1e-14)
@@ -192,7 +192,7 @@ def test_the_mean_of_many_drawn_estimates_nears_the_gradient_of_what_is_expected
     logits, count = randn(5, learns=True), 20_000
     chances = logits.detach().softmax(0)
     columns = draw(chances.unsqueeze(0), torch.rand(1, count, dtype=torch.float64))[0]
-    estimate = expected_reward(logits.log_softmax(0)[columns], REWARDS[columns])
+    estimate = reward_surrogate(logits.log_softmax(0)[columns], REWARDS[columns])
     (found,) = torch.autograd.grad(estimate, logits)
     # One draw j gives r_j (e_j - p). Five standard errors: chance leads further once in a million.
     each = REWARDS.unsqueeze(1) * (torch.eye(5) - chances)
@@ -204,7 +204,7 @@ def test_the_mean_of_many_drawn_estimates_nears_the_gradient_of_what_is_expected
 
 def test_rewards_are_constants_and_a_mean_is_taken():
     log_chances, rewards = randn(3, 2, learns=True), randn(3, 2, seed=1, learns=True)
-    found = expected_reward(log_chances, rewards)
+    found = reward_surrogate(log_chances, rewards)
     assert found.item() == pytest.approx((log_chances * rewards).mean().item(), rel=1e-12)
     found.backward()
     assert rewards.grad is None
@@ -254,12 +254,6 @@ def test_a_scorer_is_linear_layers_with_activations_between():
     expected = np.tanh(np.tanh(rows.numpy() @ A.T + a) @ B.T + b) @ C.T + c
     np.testing.assert_allclose(network(rows).detach().numpy(), expected, rtol=1e-12)
     assert [type(one) for one in scorer([5], "relu")] == [nn.Linear]
-
-
-def test_a_scorer_drops_out_while_it_learns():
-    network, rows = scorer([5, 50], "relu", dropout=0.5), torch.ones(1, 5)
-    assert not torch.equal(network(rows), network(rows))
-    assert torch.equal(network.eval()(rows), network(rows))
 
 
 @pytest.mark.parametrize(("ones", "zeros"), [(6, 6), (2, 9), (5, 1)])

@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from modeling_dualspace.baselines import AcmrConfig, AcmrModel
 from modeling_dualspace.baselines.acmr import split_triplets
-from modeling_dualspace.targets import class_surprise
+from modeling_dualspace.losses import class_surprise
 from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_run import train
 
@@ -208,8 +208,8 @@ def test_networks_are_ucal_s_without_batch_norm_and_one_classifier_of_labels_is_
     assert shapes == {
         "audio_encoder.network.1.weight": (12, 6), "audio_encoder.network.5.weight": (4, 12),
         "visual_encoder.network.1.weight": (12, 8), "visual_encoder.network.5.weight": (8, 12),
-        "visual_encoder.network.9.weight": (4, 8), "adversary.0.weight": (5, 4), "adversary.3.weight": (3, 5),
-        "adversary.6.weight": (1, 3), "classifier.weight": (3, 4),
+        "visual_encoder.network.9.weight": (4, 8), "adversary.0.weight": (5, 4), "adversary.2.weight": (3, 5),
+        "adversary.4.weight": (1, 3), "classifier.weight": (3, 4),
     }  # fmt: skip
     assert not any(isinstance(one, torch.nn.BatchNorm1d) for one in model.modules()) and AcmrModel.uses_labels
     model.prepare([batch])

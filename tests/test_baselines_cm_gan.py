@@ -27,7 +27,8 @@ from modeling_dualspace.training_data import TrainingData
 from modeling_dualspace.training_run import train
 
 MODEL = {"audio_hidden": [12], "visual_hidden": [12], "embed_dim": 5, "encoder_dim": 9, "critic_hidden": [7]}
-TERMS = {"model": ["reconstruction", "classification", "within", "across"], "critic": ["within", "across"]}
+DECEIT = ["deceit_within", "deceit_across"]
+TERMS = {"model": ["reconstruction", "classification", *DECEIT], "critic": ["within", "across"]}
 OTHER = {"audio": "visual", "visual": "audio"}
 ONE_CLASS = torch.tensor([0, 1, 2, 0, 1, 2, 2, -100, 0, -100])
 SEVERAL = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [-1, 0, 1], [1, 1, 1], [0, 0, 1.0]])
@@ -99,9 +100,9 @@ def naive_networks(model, rows, classes):
         terms["reconstruction"] += sum((g - a) ** 2 for g, a in zip(given.flatten(), again.flatten(), strict=True)) / (
             given.numel()
         )
-        terms["within"] += said([model.critic[f"within_{name}"](x)[0] for x in again], 1.0)
+        terms["deceit_within"] += said([model.critic[f"within_{name}"](x)[0] for x in again], 1.0)
         pairs = [torch.cat(pair) for pair in zip(rows[other], given, strict=True)]
-        terms["across"] += said([model.critic[f"across_{name}"](pair)[0] for pair in pairs], 1.0)
+        terms["deceit_across"] += said([model.critic[f"across_{name}"](pair)[0] for pair in pairs], 1.0)
         # Of several classes each has its share of the surprise.
         surprises = [
             sum(cross_entropy(model.classifier(code), torch.tensor(c)) for c in own) / len(own)
@@ -236,8 +237,9 @@ def test_the_recipe_is_its_authors_rates_and_momenta():
     settings = load_recipe("baselines/cm_gan").train
     assert [rate(settings.schedule, 0.5, epoch) for epoch in (0, 99, 100, 199, 200)] == [1.0, 1.0, 0.5, 0.5, 0.25]
     model = make()
-    for player, chosen in (("model", settings.optimizer), ("critic", settings.players["critic"])):
-        optimizer = make_optimizer(parameters_of(model, player), chosen)
+    assert not settings.players  # the discriminators move as the networks do
+    for player in ("model", "critic"):
+        optimizer = make_optimizer(parameters_of(model, player), settings.optimizer)
         assert all((group["lr"], *group["betas"], group["weight_decay"]) == (1e-3, 0.5, 0.999, 0) for group in
                    optimizer.param_groups)  # fmt: skip
     assert settings.batch_size == 64
@@ -316,4 +318,4 @@ def test_two_processes_take_the_step_of_one_on_what_they_drew(together, batch, p
 
 
 def test_two_processes_stay_alike_over_steps_of_uneven_shards(together, data):
-    assert_two_stay_alike(together, lambda: make(dropout=0.2), data, TERMS["model"])
+    assert_two_stay_alike(together, lambda: make(dropout=0.2), data, [*TERMS["model"], *TERMS["critic"]])

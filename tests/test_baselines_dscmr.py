@@ -38,7 +38,7 @@ def cosine(one, other):
 @pytest.mark.parametrize("kind", ["frobenius", "row_norm"])
 @pytest.mark.parametrize("name", LABELS)
 def test_predictions_of_both_modalities_are_beside_the_labels_as_printed_or_by_rows(name, kind):
-    model, rows, sets = make(classification=kind).double(), outputs(LABELS[name]), classes_of(LABELS[name])
+    model, rows, sets = make(norm=kind).double(), outputs(LABELS[name]), classes_of(LABELS[name])
     Y, known = label_matrix(sets), [i for i, own in enumerate(sets) if own is not None]
     W, b = model.classifier.weight.detach().numpy(), model.classifier.bias.detach().numpy()
     expected = 0.0
@@ -162,7 +162,7 @@ def test_each_modality_has_layers_of_its_own_and_one_that_both_share(batch):
 def test_by_default_they_are_those_of_the_paper():
     config = DscmrConfig()
     assert (config.encoder_dim, config.embed_dim) == (2048, 1024)
-    assert (config.activation, config.classification) == ("relu", "frobenius")
+    assert (config.activation, config.norm) == ("relu", "frobenius")
     assert config.loss_weights == {"discrimination": 1e-3, "invariance": 0.1} and config.audio_hidden == []
 
 

@@ -148,10 +148,16 @@ def test_a_query_that_has_but_positives_is_left_out(clips, prepared, seed):
 
 @pytest.mark.parametrize("player", ["model", "generator"])
 def test_a_batch_of_positives_alone_costs_nothing_and_moves_nothing(clips, prepared, player):
-    model = prepared(8, neighbours=10)
-    loss = model(**clips(8), player=player).loss
+    model = prepared(8, neighbours=6)
+    batch = {name: rows[:1] for name, rows in clips(8).items()}  # one clip: itself is all there is
+    loss = model(**batch, player=player).loss
     loss.backward()
     assert loss == 0 and not any(one.grad is not None and one.grad.any() for one in model.parameters())
+
+
+def test_where_every_clip_is_near_every_other_there_is_nothing_to_learn(prepared):
+    with pytest.raises(ValueError, match=r"Of 8 clips each is among the 7 nearest .*: set fewer by model.neighbours"):
+        prepared(8, neighbours=7)
 
 
 def test_a_negative_is_no_positive_whatever_is_drawn(prepared, make_batch):
@@ -170,7 +176,7 @@ def test_a_negative_is_no_positive_whatever_is_drawn(prepared, make_batch):
     assert model.objective(rows, "model", 0.0)["ranking"] == 3.0
 
 
-def test_the_generator_s_gradient_is_on_average_that_of_the_exact_expected_reward(clips, prepared):
+def test_the_generator_s_gradient_is_on_average_that_of_the_exact_reward_surrogate(clips, prepared):
     """Every negative of every query is drawn in turn, weighed by its chance."""
     places, n = [4, 17, 33, 5, 59, 20], 6
     model, near = prepared(samples=1), neighbours(clips(), 3)
@@ -268,7 +274,7 @@ def test_a_code_is_where_the_discriminator_s_output_passes_one_half_and_of_its_o
     assert torch.equal(model.get_audio_embeds(batch["audio_features"]), whole) and model.training
     for row in (0, 31):
         assert torch.equal(model.get_audio_embeds(batch["audio_features"][row : row + 1]), whole[row : row + 1])
-    outputs = model.eval().encode(batch, "model")["audio"]
+    outputs = model.eval()._codes(batch["audio_features"], "audio")
     assert torch.equal(outputs >= 0.5, whole > 0) and 0 < outputs.min() and outputs.max() < 1
 
 
@@ -297,9 +303,10 @@ def test_a_loaded_model_embeds_to_the_bit_without_a_graph_and_learns_once_it_has
     assert torch.equal(found.audio_embeds, model.get_audio_embeds(batch["audio_features"]))
     loaded.prepare([batch])
     torch.manual_seed(2)
-    loss = loaded(**batch).loss
+    loss = loaded.train()(**batch).loss
     torch.manual_seed(2)
-    assert torch.equal(loss, model(**batch).loss)
+    assert torch.equal(loss, model.train()(**batch).loss)
+    assert model.eval()(**batch).loss is None  # the graph knows the clips that are learnt from, and no others
 
 
 def test_a_model_from_a_file_takes_both_modalities_as_any_other_does(clips, prepared, tmp_path):

@@ -7,8 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from ..configuration_dualspace import check_at_least_zero
-from ..losses import at_least_float32
-from ..targets import class_surprise
+from ..losses import at_least_float32, class_surprise
 from ..triplets import class_relations
 from .ucal import UcalConfig, UcalModel
 
@@ -98,8 +97,8 @@ def split_triplets(anchors: Tensor, others: Tensor, targets: Tensor, *, margin: 
         push: $\lambda$.
     """
     same, differs = class_relations(targets)
-    # With the difference written out: a root of rounded squares has no gradient to speak of near zero.
-    distances = torch.linalg.vector_norm(anchors.unsqueeze(1) - others, dim=2)
+    # Not by products: a root of rounded squares has no gradient to speak of near zero.
+    distances = torch.cdist(anchors, others, compute_mode="donot_use_mm_for_euclid_dist")
     pull = torch.where(same, distances, 0.0).sum(dim=1) / same.sum(dim=1).clamp_min(1)
     away = torch.where(differs, (margin - distances).clamp_min(0), 0.0).sum(dim=1) / differs.sum(dim=1).clamp_min(1)
     whole = same.any(dim=1) & differs.any(dim=1)

@@ -10,20 +10,18 @@ from transformers.activations import ACT2FN
 
 from ..adversary import gradient_penalty, scorer
 from ..configuration_dualspace import check_activation, check_at_least_zero, check_layers
-from ..encoder_system import MODALITIES, EncoderConfig, EncoderModel
+from ..encoder_system import MODALITIES, EncoderModel, WideEncoderConfig
 from ..losses import at_least_float32
 from ..modeling_crossmodal import Batch
-from ..towers import Encoder
 from ..triplets import class_relations, triplets_of
 
 
 @strict
-class AgahConfig(EncoderConfig):
+class AgahConfig(WideEncoderConfig):
     """Codes, the attention over labels, and the critic; `EncoderConfig` explains the rest.
 
     Args:
         embed_dim: bits of a code.
-        encoder_dim: width of what each modality's own network gives, and of the feature of a label.
         attention: how sharply a clip attends to the labels that are like it.
         margin: m of the triplets, by cosine.
         critic_hidden: widths of the hidden layers of the critic.
@@ -51,21 +49,19 @@ class AgahConfig(EncoderConfig):
         check_activation("critic_activation", self.critic_activation)
         for name in ("attention", "margin"):
             check_at_least_zero(name, getattr(self, name))
-        if self.encoder_dim < 1:
-            raise ValueError(f"`encoder_dim` must be at least 1, got {self.encoder_dim}.")
 
 
 class AgahModel(EncoderModel):
     r"""Binary codes by attention over labels, triplets and a codebook of classes; a critic makes modalities alike.
 
     Features $f$ of a modality attend to unit features $e_c$ of the labels, which are learnt, with
-    $w_c = \sigma(s \cos(f, e_c))$, and $f / \|f\| + \sum_c w_c e_c / \sum_c w_c$ goes on to the code
+    $w_c = \sigma(s \cos(f, e_c))$, and $g = f / \|f\| + \sum_c w_c e_c / \sum_c w_c$ goes on to the code
     $h \in [-1, 1]^b$, whose signs are what is searched. To be minimised:
 
     - `triplet`: $\max(0, m - \cos(h, h^+) + \cos(h, h^-))$, all triplets of a batch, in both directions,
     - `quantization`: $1 - \cos(h, \operatorname{sign} h)$, both modalities,
-    - `codebook`: $\frac1{nC} \|\frac1b h C' - (2Y - 1)\|^2$ with a learnt code of each class, both modalities,
-    - `deceit`: $E\,D(f_v) - E\,D(f_a)$, while a critic D maximises it (`critic` is minus that), whose slope is kept
+    - `codebook`: $\frac1{nC} \|\frac1b h B' - (2Y - 1)\|^2$ with B, a learnt code of each class, both modalities,
+    - `deceit`: $E\,D(g_v) - E\,D(g_a)$, while a critic D maximises it (`critic` is minus that), whose slope is kept
       near one (`penalty`, as in WGAN-GP).
 
     Gu, Gu, Gu, Li, Xiong and Wang, "Adversary guided asymmetric hashing for cross-modal retrieval", ICMR 2019. The
@@ -109,9 +105,6 @@ class AgahModel(EncoderModel):
             init.normal_(self.codebook)
         else:
             super()._init_weights(module)
-
-    def _encoder(self, features: int, hidden: list[int]) -> Encoder:
-        return self._network([features, *hidden, self.config.encoder_dim])
 
     def _features(self, features: Tensor, modality: str) -> Tensor:
         """What the critic sees, and codes are made of: `(n, encoder_dim)`."""
@@ -174,7 +167,7 @@ def quantization_loss(codes: Tensor) -> Tensor:
 def codebook_loss(codes: Tensor, codebook: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     r"""How far known clips' codes are from those of their classes, and near the others'.
 
-    $$\frac1{nC} \|\tfrac1b h C' - (2Y - 1)\|^2$$
+    $$\frac1{nC} \|\tfrac1b h B' - (2Y - 1)\|^2$$
     """
     wrong = codes @ codebook.to(codes).T / codes.shape[1] - (2 * targets - 1)
     return torch.where(known.unsqueeze(1), wrong.square(), 0.0).sum() / (known.sum() * wrong.shape[1]).clamp_min(1)

@@ -10,18 +10,15 @@ from transformers.activations import ACT2FN
 
 from ..adversary import draw, scorer, told_apart
 from ..configuration_dualspace import check_activation, check_layers
-from ..encoder_system import MODALITIES, EncoderConfig, EncoderModel
-from ..losses import at_least_float32
+from ..encoder_system import MODALITIES, OTHER, EncoderModel, WideEncoderConfig
+from ..losses import at_least_float32, class_surprise
 from ..modeling_crossmodal import Batch
-from ..targets import class_surprise
-from ..towers import Encoder, hidden_layers
+from ..towers import hidden_layers
 from ..triplets import class_relations
-
-OTHER = {"audio": "visual", "visual": "audio"}
 
 
 @strict
-class CmGanConfig(EncoderConfig):
+class CmGanConfig(WideEncoderConfig):
     """Auto-encoders and discriminators; `EncoderConfig` explains the rest.
 
     Args:
@@ -34,7 +31,7 @@ class CmGanConfig(EncoderConfig):
 
     model_type = "dualspace_cm_gan"
     players = ("model", "critic")
-    terms = ("reconstruction", "classification", "within", "across")
+    terms = ("reconstruction", "classification", "deceit_within", "deceit_across", "within", "across")
     makes_codes = False
 
     turns: list[str] = field(default_factory=lambda: ["critic", "model", "model", "model", "model", "model"])
@@ -45,11 +42,9 @@ class CmGanConfig(EncoderConfig):
     critic_activation: str = "relu"
 
     def validate_critic(self) -> None:
-        """Networks that can be built."""
+        """Discriminators that can be built."""
         check_layers(self, widths=("critic_hidden",))
         check_activation("critic_activation", self.critic_activation)
-        if self.encoder_dim < 1:
-            raise ValueError(f"`encoder_dim` must be at least 1, got {self.encoder_dim}.")
 
 
 class CmGanModel(EncoderModel):
@@ -62,9 +57,10 @@ class CmGanModel(EncoderModel):
     - `across`, a code beside its own features, $(s_a, a)$, from the other modality's code of the same clip beside them,
       $(s_v, a)$, and from a code of the same modality of a clip of another class; likewise for v,
 
-    and the networks, five steps to their one, that r pass for features and $(s_v, a)$ for $(s_a, a)$, besides the
-    `classification` of both codes by one layer and the squared error of the `reconstruction` (Peng and Qi, "CM-GANs:
-    cross-modal generative adversarial networks for common representation learning", TOMM 2019).
+    and the networks, five steps to their one, that r pass for features (`deceit_within`) and $(s_v, a)$ for $(s_a, a)$
+    (`deceit_across`), besides the `classification` of both codes by one layer and the squared error of the
+    `reconstruction` (Peng and Qi, "CM-GANs: cross-modal generative adversarial networks for common representation
+    learning", TOMM 2019).
 
     The paper's encoders are convolutions over pixels and words; on global vectors they are fully connected. It prints
     the networks' side as the discriminators' with the sign changed; here they learn to raise the score of what is to
@@ -80,7 +76,7 @@ class CmGanModel(EncoderModel):
         >>> model = CmGanModel(CmGanConfig(audio_dim=4, visual_dim=5, num_labels=3, embed_dim=8, encoder_dim=8))
         >>> model.prepare([clips])
         >>> list(model(**clips).terms), list(model(**clips, player="critic").terms)
-        (['reconstruction', 'classification', 'within', 'across'], ['within', 'across'])
+        (['reconstruction', 'classification', 'deceit_within', 'deceit_across'], ['within', 'across'])
 
         ```
     """
@@ -103,9 +99,6 @@ class CmGanModel(EncoderModel):
                 self.critic[what] = scorer([seen, *config.critic_hidden], config.critic_activation)
         self.post_init()
 
-    def _encoder(self, features: int, hidden: list[int]) -> Encoder:
-        return self._network([features, *hidden, self.config.encoder_dim])
-
     def _decoder(self, features: int) -> nn.Module:
         """From the code back to scaled features."""
         config = self.config
@@ -116,6 +109,15 @@ class CmGanModel(EncoderModel):
             normalization=config.normalization,
         )
         return nn.Sequential(*hidden, nn.Linear(config.encoder_dim, features))
+
+    def parts(self) -> dict[str, list[str]]:
+        """Whatever takes in raw features or gives them back."""
+        found = super().parts()
+        for name in MODALITIES:
+            last = len(list(self.decoders[name].children())) - 1
+            ends = f"decoders.{name}.{last}.", f"critic.within_{name}.0.", f"critic.across_{name}.0."
+            found[f"{name}_features"] += [each for each in self.state_dict() if each.startswith(ends)]
+        return found
 
     def _outputs(self, features: Tensor, modality: str) -> Tensor:
         return self.normalized[modality](self.common(self.activation(super()._outputs(features, modality))))
@@ -147,8 +149,8 @@ class CmGanModel(EncoderModel):
         return {
             "reconstruction": nn.functional.mse_loss(at_least_float32(again), given),
             "classification": class_surprise(self.classifier(rows[modality]), targets),
-            "within": deceived(self._within(modality, again)),
-            "across": deceived(self._across(modality, rows[OTHER[modality]], given)),
+            "deceit_within": deceived(self._within(modality, again)),
+            "deceit_across": deceived(self._across(modality, rows[OTHER[modality]], given)),
         }
 
     def _critic(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:

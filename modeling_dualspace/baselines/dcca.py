@@ -89,7 +89,7 @@ class DccaModel(CanonicalModel, EncoderModel):
     @property
     def smallest_batch(self) -> int:
         """Two sides with k columns each correlate perfectly in some direction over 2k rows, whatever they are."""
-        return 2 * self.config.network_dim + 1
+        return max(2 * self.config.network_dim + 1, super().smallest_batch)
 
     def prepare(self, data: Iterable[Batch]) -> None:
         """Fits mean and scale of the raw features."""

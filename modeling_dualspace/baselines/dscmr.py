@@ -8,21 +8,19 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from ..encoder_system import EncoderConfig, EncoderModel
+from ..encoder_system import EncoderModel, WideEncoderConfig
 from ..losses import at_least_float32, discriminative_loss
-from ..towers import Encoder
 from ..triplets import class_relations
 
 
 @strict
-class DscmrConfig(EncoderConfig):
+class DscmrConfig(WideEncoderConfig):
     """Defaults are the published networks; `EncoderConfig` explains the rest.
 
     Args:
         embed_dim: width of the common space.
-        encoder_dim: width of what each modality's own network gives, before the layer that both share.
-        classification: how far predictions are from labels, see `discriminative_loss`: the paper's `frobenius`, or
-            `row_norm`, which its authors' code has and which does not fall with the batch.
+        norm: of predictions less labels, and of one modality less the other: the paper's `frobenius`, or `row_norm`, a
+            mean over rows, which its authors' code has and which does not fall with the batch.
     """
 
     model_type = "dualspace_dscmr"
@@ -34,12 +32,7 @@ class DscmrConfig(EncoderConfig):
     turns: list[str] = field(default_factory=lambda: ["model"])
     embed_dim: int = 1024
     encoder_dim: int = 2048
-    classification: Literal["frobenius", "row_norm"] = "frobenius"
-
-    def validate_common(self) -> None:
-        """A width."""
-        if self.encoder_dim < 1:
-            raise ValueError(f"`encoder_dim` must be at least 1, got {self.encoder_dim}.")
+    norm: Literal["frobenius", "row_norm"] = "frobenius"
 
 
 class DscmrModel(EncoderModel):
@@ -51,8 +44,8 @@ class DscmrModel(EncoderModel):
       + \lambda \sum_{uu, uv, vv} \overline{\log(1 + e^{t_{ij}}) - s_{ij} t_{ij}} + \eta \frac1n \|u - v\|_F$$
 
     where $s_{ij}$ says whether two clips share a class, $\lambda = .001$ and $\eta = .1$ (Zhen, Hu, Wang and Peng,
-    "Deep supervised cross-modal retrieval", CVPR 2019). The authors' script takes the mean of row norms in place of the
-    first two terms, and the epoch that is best on test; here it is the paper's norm, and validation.
+    "Deep supervised cross-modal retrieval", CVPR 2019). The authors' script takes means of row norms in place of
+    Frobenius norms, and the epoch that is best on test; here it is the paper's norm, and validation.
 
     Example:
         ```python
@@ -80,9 +73,6 @@ class DscmrModel(EncoderModel):
         self.classifier = nn.Linear(config.embed_dim, config.num_labels or 0)
         self.post_init()
 
-    def _encoder(self, features: int, hidden: list[int]) -> Encoder:
-        return self._network([features, *hidden, self.config.encoder_dim])
-
     def _outputs(self, features: Tensor, modality: str) -> Tensor:
         return self.common(super()._outputs(features, modality))
 
@@ -91,9 +81,10 @@ class DscmrModel(EncoderModel):
         targets, known = self._targets(rows)
         audio, visual = rows["audio"], rows["visual"]
         predictions = self.classifier(audio), self.classifier(visual)
-        apart = torch.linalg.vector_norm(at_least_float32(audio) - at_least_float32(visual)) / len(audio)
+        differences, norm = at_least_float32(audio) - at_least_float32(visual), self.config.norm
+        apart = torch.linalg.vector_norm(differences, dim=None if norm == "frobenius" else 1).sum() / len(audio)
         return {
-            "classification": discriminative_loss(*predictions, targets, known, kind=self.config.classification),
+            "classification": discriminative_loss(*predictions, targets, known, kind=norm),
             "discrimination": discrimination_loss(audio, visual, targets),
             "invariance": apart,
         }

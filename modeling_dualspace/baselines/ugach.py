@@ -7,15 +7,13 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from ..adversary import draw, expected_reward
+from ..adversary import draw, reward_surrogate
 from ..configuration_dualspace import check_at_least_zero
-from ..encoder_system import MODALITIES, EncoderConfig, EncoderModel
+from ..encoder_system import MODALITIES, OTHER, EncoderConfig, EncoderModel
 from ..losses import at_least_float32
 from ..modeling_crossmodal import Batch
 from ..neighbours import NeighbourGraph
 from ..triplets import squared_distances
-
-OTHER = {"audio": "visual", "visual": "audio"}
 
 
 @strict
@@ -110,6 +108,11 @@ class UgachModel(EncoderModel):
         """Fits the statistics, and the graph of neighbours: it keeps the features of all training clips in memory."""
         super().prepare(data)
         self._graph = NeighbourGraph.of(self._indexed(data), self.config.neighbours, self._scaled)
+        if (clips := len(self._graph.index)) <= self.config.neighbours + 1:
+            raise ValueError(
+                f"Of {clips} clips each is among the {self.config.neighbours} nearest of every other, and none is left "
+                "as a negative: set fewer by model.neighbours, or bring more clips."
+            )
 
     def _indexed(self, data: Iterable[Batch]) -> Iterable[Batch]:
         for batch in self._batches(data):
@@ -126,11 +129,12 @@ class UgachModel(EncoderModel):
 
     def encode(self, batch: Batch, player: str) -> dict[str, Tensor]:
         """Codes of the clips by both networks, of a positive of each, and the numbers that negatives are drawn by."""
-        if not self.training and (self._graph is None or "index" not in batch):
-            return {}  # clips to be embedded, of which there is no loss
+        if not self.training:
+            return {}  # the graph is of the clips that are learnt from: of others there is no loss
         if self._graph is None:
             raise RuntimeError("UGACH learns from a graph of the training clips: call `model.prepare(batches)` first.")
         _check_indexed(batch)
+        self._graph.to(self.device)
         places = self._graph.places(batch["index"])
         positives = self._graph.drawn(places)
         rows = {"place": places}
@@ -170,7 +174,7 @@ class UgachModel(EncoderModel):
         hinge = (self.config.margin_in_bits + near.unsqueeze(1) - far).clamp_min(0)
         if player == "model":
             return hinge.mean()
-        return -expected_reward(log_chances.gather(1, drawn), nn.functional.softplus(hinge))
+        return -reward_surrogate(log_chances.gather(1, drawn), nn.functional.softplus(hinge))
 
 
 def _check_indexed(batch: Batch) -> None:
