@@ -7,9 +7,9 @@ MAP. Without it, synthetic features of VEGAS's shape are made, and everything ru
 with no refit.
 
 A system stands there as published, by its recipe of training/configs/baselines (of DSCMR and CM-GAN, which take long,
-60 epochs at most, and three validations without a better one), and tuned: with other ridges, fewer directions, and, of
-networks, the towers and the steps of the dual model's recipe (the last six by AdamW; a step is one player's, so that
-networks which play take fewer). Validation chooses among them, over two seeds, by MAP; or, where a system reads no
+60 and 30 epochs at most, and three validations without a better one), and tuned: with other ridges, fewer directions,
+and, of networks, the towers and the steps of the dual model's recipe (the last six by AdamW; a step is one player's, so
+that networks which play take fewer). Validation chooses among them, over two seeds, by MAP; or, where a system reads no
 label, by how well a query finds its own pair, which reads none.
 What ends in linear directions is also weighted, each direction multiplied by its correlation, as in the dual model's
 default fusion, and weighted with the length of the variates kept, as it may too.
@@ -153,7 +153,10 @@ def deep_rivals(recipe: str) -> dict[str, System]:
         name: merged(like_dual(recipe, **fields.get(name, {})), adam)
         for name in ("DSCMR", "ACMR", "UCAL", "UGACH", "AGAH", "CM-GAN")
     }
-    caps = dict.fromkeys(("DSCMR", "CM-GAN"), {"train": {"epochs": 60, "min_steps": 0, "patience": 3}})
+    caps = {
+        name: {"train": {"epochs": epochs, "min_steps": 0, "patience": 3}}
+        for name, epochs in (("DSCMR", 60), ("CM-GAN", 30))
+    }
     return {
         name: System(f"baselines/{name.lower().replace('-', '_')}", [settings], ends, cap=caps.get(name, {}), brief=10)
         for name, settings in tuned.items()

@@ -34,7 +34,10 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
         help="of each cell on a CPU; with another number figures differ by rounding [1]",
     )  # fmt: skip
     command.add_argument("--seeds", type=_seed, nargs="+", metavar="N", default=[], help="[those of the suite]")
-    command.add_argument("--only", nargs="+", metavar="NAME", default=[], help="some of its systems [all]")
+    command.add_argument(
+        "--only", nargs="+", metavar="NAME", default=[],
+        help="some of its systems, the suite's name before them; quote one that has a space [all]",
+    )  # fmt: skip
     command.add_argument("--json", action="store_true", help="print what table.json says instead of tables")
     command.set_defaults(run=_benchmark)
 

@@ -35,7 +35,8 @@ class ClosedConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         known = {entry.name for entry in fields(self)} | _KEYS_OF_TRANSFORMERS
         for key in kwargs.keys() - known:
-            close = difflib.get_close_matches(key, known, n=1)
+            theirs = {entry.name for entry in fields(PreTrainedConfig)} - {"id2label", "label2id"}
+            close = difflib.get_close_matches(key, known - theirs, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise ValueError(f"{type(self).__name__} has no key `{key}`.{hint}")
         super().__post_init__(**kwargs)

@@ -32,6 +32,8 @@ def pack(codes: Tensor) -> Tensor:
 
         ```
     """
+    if not isinstance(codes, Tensor):
+        raise TypeError(f"Codes are a tensor (n, bits), got {type(codes).__name__}: wrap it by `torch.as_tensor`.")
     if codes.ndim != 2 or not ((codes > 0) | (codes < 0)).all():
         raise ValueError(f"Codes are rows (n, bits) of one positive and one negative number, got {tuple(codes.shape)}.")
     rows, bits = codes.shape
@@ -74,5 +76,7 @@ def _places(like: Tensor) -> Tensor:
 
 
 def _check_packed(packed: Tensor) -> None:
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"Packed codes are a tensor of bytes, got {type(packed).__name__}: use `torch.as_tensor`.")
     if packed.ndim != 2 or packed.dtype != torch.uint8:
         raise ValueError(f"Packed codes are bytes (n, bits / 8), got {packed.dtype} of shape {tuple(packed.shape)}.")

@@ -1,6 +1,7 @@
 """Every system of a suite on the same data: the paper's tables, cell by cell, and gone on with where it stopped."""
 
 import os
+import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .comparison_cells import Cell, ComparedData, make_cells, read_data
+from .comparison_cells import Cell, ComparedData, check_cells, make_cells, read_data
 from .comparison_tables import Table, make_tables, to_markdown
 from .comparison_workers import DONE, run_cells
 from .console import StoppedError, asked_to_stop, quiet, sentence
@@ -61,11 +62,15 @@ def run_comparison(
         )
     _check_ours(out)
     with quiet():
-        compared = [read_data(path, config) for path in data]
+        opened = [read_data(path, config) for path in data]
+    compared = [one for one, _ in opened]
     prints = [one.fingerprint for one in compared]
     if twice := next((one.id for one in compared if prints.count(one.fingerprint) > 1), None):
         raise ValueError(f"{twice} is named twice, or is what another data set is: name each once.")
     cells = make_cells(suite, compared, out)
+    with quiet():
+        check_cells(suite, [cell for cell in cells if not cell.finished], {one.fingerprint: to for one, to in opened})
+    del opened
     with locked(out, f"Another comparison is at work in {out}: wait for it, or name another folder by --out."):
         failed = _run(cells, jobs=jobs, threads=threads, command=command)
         table = _table(suite, compared, cells, failed)
@@ -73,7 +78,11 @@ def run_comparison(
         tables = make_tables(table)
         write_file(out / "tables.md", to_markdown(suite.name, tables).encode())
         if report:
-            _report(suite, cells, failed, tables, out, command)
+            try:
+                _report(suite, cells, failed, tables, out, command)
+            except KeyboardInterrupt:
+                said = f"stopped: the tables are written, in {out}, and the same command draws the page"
+                raise StoppedError(signal.SIGINT, said) from None
     return table
 
 
@@ -98,6 +107,9 @@ def _run(cells: Sequence[Cell], *, jobs: int | None, threads: int | None, comman
     ready, failed = len(different) - len(waiting), dict[Path, str]()
     if ready:
         _say(f"{ready} of {len(different)} cells are finished already")
+    for cell in waiting:
+        if damage := cell.damage:
+            _say(f"{cell.title}: {damage}, so it is made anew ({cell.folder})")
     with asked_to_stop() as stop:
         settings: dict[str, Any] = {"threads": threads or (1 if on_cpu else None), "command": command, "stop": stop}
         try:
@@ -105,10 +117,11 @@ def _run(cells: Sequence[Cell], *, jobs: int | None, threads: int | None, comman
                 ready += ended == DONE
                 if ended != DONE:
                     failed[cell.folder] = ended
-                outcome = _outcome(cell) if ended == DONE else f"FAILED: {ended}"
+                outcome = _outcome(cell) if ended == DONE else f"FAILED: {ended} ({cell.folder})"
                 _say(f"{cell.title}: {outcome}; {len(waiting) - count} left")
         except StoppedError as stopped:
-            said = f"stopped: {ready} of {len(different)} cells are finished; the same command goes on with the rest"
+            rest = "goes on with the rest" if ready < len(different) else "writes the tables"
+            said = f"stopped: {ready} of {len(different)} cells are finished; the same command {rest}"
             raise StoppedError(stopped.signal, said) from None
     return failed
 
@@ -191,11 +204,12 @@ def _report(
         return
     best = max((cell for cell in shown if cell.data is shown[0].data), key=lambda cell: cell.record()["map"])
     names = [cell.system for cell in shown]
+    note = f"Of seed {suite.seeds[0]} alone, here and below; the tables above have the means." * (len(suite.seeds) > 1)
     try:
         with quiet():
             written = write_report(
                 [cell.folder for cell in shown], out / PAGE, command=command, names=names, tables=tables,
-                closely=best.system,
+                closely=best.system, title=f"DualSpace report: {suite.name}", note=note,
             )  # fmt: skip
     except (ValueError, OSError, ModuleNotFoundError) as error:
         _say(f"{out / PAGE} is not written: {sentence(error)}")

@@ -1,6 +1,6 @@
 """The cells of a comparison: a system, a seed and a data set each; a run folder each, trained, scored, read again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from .feature_schema import in_order
 from .final_score import score_final
 from .loading import data_fingerprint, load_splits
+from .model_setup import check_settings
 from .published import features_of, whose_data
 from .recipe import Recipe
 from .report_sources import key_of
@@ -58,15 +59,15 @@ class ComparedData:
         return asdict(self) | {"comparable": self.comparable}
 
 
-def read_data(path: str, config: str | None) -> ComparedData:
-    """Looks at a data set; raises unless it can be trained and tested on."""
+def read_data(path: str, config: str | None) -> tuple[ComparedData, TrainingData]:
+    """Opens a data set and looks at it; raises unless it can be trained and tested on."""
     path = path if not Path(path).exists() else Path(path).as_posix()  # without a slash at its end
     splits = load_splits(path, config)
     if SPLIT not in splits or not len(splits[SPLIT]):
         raise ValueError(f"{path} has no clips to test on, only {', '.join(splits)}: its split must be called {SPLIT}.")
     data = TrainingData(splits)
     features = features_of(data.description)
-    return ComparedData(
+    compared = ComparedData(
         id=path,
         config=config,
         fingerprint=data.fingerprint,
@@ -77,6 +78,7 @@ def read_data(path: str, config: str | None) -> ComparedData:
         synthetic=data.description is not None and data.description.synthetic,
         paper=whose_data(data.class_names, data.description),
     )
+    return compared, data
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,27 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether it was trained and scored."""
+        if self.damage:
+            return False
         run = Run(self.folder)
         return bool(run.summary) and bool(self._results(run))
+
+    @property
+    def damage(self) -> str | None:
+        """What is broken of the run that lies there, so that it has to be made anew; None where nothing is."""
+        run = Run(self.folder)
+        parts: dict[str, Callable[[], Any]] = {"summary.json": lambda: run.summary, "results": lambda: run.results}
+        if broken := _broken(parts):
+            return broken
+        if not run.summary:
+            return None  # what is not finished goes on from the newest checkpoint that is whole
+        model = self.folder / "model"
+        if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
+            return "its model is gone"
+        parts = {"recipe.yaml": lambda: run.recipe, "history.jsonl": lambda: run.history}
+        if self._results(run):
+            parts["summary.json or result"] = self.record
+        return _broken(parts)
 
     def _results(self, run: Run) -> list[Mapping[str, Any]]:
         """On test, the newest last."""
@@ -143,6 +164,16 @@ class Cell:
         }
 
 
+def _broken(parts: Mapping[str, Callable[[], Any]]) -> str | None:
+    """The first part that cannot be read as what it is; a disk that fails is another matter."""
+    for name, read in parts.items():
+        try:
+            read()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"its {name} {'are' if name == 'results' else 'is'} broken"
+    return None
+
+
 def _class_maps(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: row["map"] for name, row in (metrics.get("per_class") or {}).items()}
 
@@ -164,6 +195,25 @@ def make_cells(suite: Suite, data: Sequence[ComparedData], out: Path) -> list[Ce
     return cells
 
 
+def check_cells(suite: Suite, cells: Sequence[Cell], data: Mapping[str, TrainingData]) -> None:
+    """Raises, naming the key, where the suite sets of a system what it cannot have on whatever data.
+
+    What cannot be done on one data set (no labels, features too narrow) is a sentence in the table, as it was.
+
+    Args:
+        suite: what is compared.
+        cells: that are not finished.
+        data: by fingerprint.
+    """
+    for cell in {(cell.system, cell.data.fingerprint): cell for cell in cells}.values():
+        try:
+            check_settings(cell.recipe, data[cell.data.fingerprint])
+        except ValueError as error:
+            place = suite.place_of(cell.system, str(error))
+            where = f"The system {cell.system} of the suite {suite.name}{f', by {place}' if place else ''}"
+            raise ValueError(f"{where}: {error}") from None
+
+
 @dataclass
 class Runner:
     """Trains and scores cells, one after another; the data set of the last stays open.
@@ -178,6 +228,9 @@ class Runner:
     def run(self, cell: Cell) -> None:
         """To its end, from wherever it stands."""
         recipe, folder = cell.recipe, RunFolder(cell.folder)
+        if cell.damage:
+            with folder.locked():
+                folder.clear()
         if folder.path.is_dir() and not folder.summary:
             # Its name says that it is of the same settings and clips: where those lie may have changed.
             folder.write_recipe(recipe)

@@ -60,8 +60,9 @@ def to_terminal(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table, mark: str = "## ") -> str:
-    """One, its columns aligned."""
-    cells = [[_escaped(word) for word in row] for row in [table.head, *table.rows]]
+    """One, its columns aligned; without a mark, as a terminal shows it."""
+    rows = [table.head, *table.rows]
+    cells = [[_escaped(word) for word in row] if mark else list(row) for row in rows]
     if mark:
         for row, column in table.best:
             cells[row + 1][column] = f"**{cells[row + 1][column]}**"
@@ -129,10 +130,7 @@ def _seeds(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measure:
         return [f"{full} Seed {seeds[0]}."]
     once = any(len(row["cells"]) == 1 for row in rows)
     rest = " What draws nothing by chance is trained once, and has no deviation." if once else ""
-    return [
-        f"{full} Mean ± deviation over the seeds {', '.join(map(str, seeds))}.{rest}",
-        f"Figures of the report are those of seed {seeds[0]}.",
-    ]
+    return [f"{full} Mean ± deviation over the seeds {', '.join(map(str, seeds))}.{rest}"]
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -108,10 +108,11 @@ class CrossModalConfig(ClosedConfig):
         """Players, and codes, as the system has them."""
         name = type(self).__name__
         if self.players is not None and set(self.turns) != set(self.players):
-            known = f"players are {' and '.join(self.players)}" if self.players else "batches teach nobody"
-            raise ValueError(f"{name}'s {known}: leave `turns`, which is {self.turns}.")
+            must = f"name {' and '.join(self.players)}, in any order and ratio" if self.players else "be empty"
+            raise ValueError(f"`turns` of {name} must {must}, got {self.turns}: leave it out.")
         if self.makes_codes is not None and self.codes != self.makes_codes:
-            raise ValueError(f"{name} makes {'codes alone' if self.makes_codes else 'no codes'}: leave `codes`.")
+            must, why = ("true", "codes alone") if self.makes_codes else ("false", "no codes")
+            raise ValueError(f"`codes` must be {must}, since {name} makes {why}: leave it out.")
 
     def validate_loss_weights(self) -> None:
         """Finite weights of at least 0, of terms that there are."""

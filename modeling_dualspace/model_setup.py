@@ -38,10 +38,29 @@ def check_config(recipe: Recipe, data: TrainingData) -> None:
         smallest = part.smallest_batch(recipe.train.batch_size)
         if config.turns and smallest < model.smallest_batch:
             raise ValueError(
-                f"A batch would have {smallest} clips, and this model needs {model.smallest_batch} at least to learn "
-                f"from, better hundreds: raise train.batch_size, or bring more clips "
-                f"({len(part.splits['train']):,})."
+                f"The smallest batch would have {smallest} clip{'s' * (smallest != 1)}, and this model needs "
+                f"{model.smallest_batch} at least to learn from, better hundreds: raise train.batch_size, or bring "
+                f"more clips ({len(part.splits['train']):,})."
             )
+
+
+def check_settings(recipe: Recipe, data: TrainingData) -> None:
+    """Raises where a recipe is wrong on whatever data: a value of `model`, or a player that the system has not.
+
+    What fails on these data alone passes, and so does a model to start from, whose config decides too: `check_config`
+    says what is wrong there.
+    """
+    if recipe.init is not None:
+        return
+    try:
+        config = _config(recipe, data, None)
+    except ValueError:
+        _made(_kind(recipe.system), dict(recipe.model))  # raises, unless it is the data's fault
+        return
+    unknown = next((name for name in recipe.train.players if name not in config.turns), None)
+    if unknown is not None:
+        known = " and ".join(dict.fromkeys(config.turns)) or "none"
+        raise ValueError(f"`train.players` names {unknown!r}, and the system's players are {known}: leave it out.")
 
 
 def _source(recipe: Recipe) -> CrossModalModel:
@@ -115,10 +134,15 @@ def _config(recipe: Recipe, data: TrainingData, start: CrossModalConfig | None) 
             }
         content = {key: value for key, value in content.items() if key not in ("auto_map", "transformers_version")}
         return _made(type(start), _known(content, type(start)) | fields)
-    model_type = next((name for name in (f"dualspace_{recipe.system}", recipe.system) if name in CONFIG_MAPPING), None)
+    return _made(_kind(recipe.system), fields)
+
+
+def _kind(system: str) -> Any:
+    """Of its config."""
+    model_type = next((name for name in (f"dualspace_{system}", system) if name in CONFIG_MAPPING), None)
     if model_type is None or not issubclass(CONFIG_MAPPING[model_type], CrossModalConfig):
-        raise ValueError(f"There is no system {recipe.system!r}.{_systems_like(recipe.system)}")
-    return _made(CONFIG_MAPPING[model_type], fields)
+        raise ValueError(f"There is no system {system!r}.{_systems_like(system)}")
+    return CONFIG_MAPPING[model_type]
 
 
 def _systems_like(name: str) -> str:

@@ -273,8 +273,8 @@ def _check_useless(train: TrainSettings) -> None:
     for name in ("every", "factor"):
         if train.schedule.name != "step" and getattr(train.schedule, name) is not None:
             raise ValueError(
-                f"`train.schedule.{name}` has no effect where `train.schedule.name` is {train.schedule.name}: "
-                "leave one of them out."
+                f"`train.schedule.{name}` has no effect where `train.schedule.name` is {train.schedule.name}: set "
+                "train.schedule.name=step, or leave it out."
             )
     if train.patience is not None and train.choose == "last":
         raise ValueError("`train.patience` has no effect where `train.choose` is last: leave one of them out.")

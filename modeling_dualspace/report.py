@@ -76,6 +76,8 @@ def write_report(
     names: Sequence[str] | None = None,
     tables: Sequence[Table] = (),
     closely: str | None = None,
+    title: str = "DualSpace report",
+    note: str = "",
 ) -> dict[str, Any]:
     """Writes the page to `out` and the figures beside it, into a folder called after it; returns what was written.
 
@@ -87,6 +89,8 @@ def write_report(
         names: what each run is called; see `read_sources`.
         tables: that stand on top of the page.
         closely: the name of the one that is looked at closely; the first that has a model, otherwise.
+        title: of the page.
+        note: beside the results on each data set.
     """
     out = check_file(out)
     if out.suffix.lower() not in (".html", ".htm"):
@@ -120,8 +124,9 @@ def write_report(
             shown[picture.name] = to_svg(picture.draw, picture.name, f"{picture.title}. {picture.caption}")
             (drawn / f"{picture.name}.png").write_bytes(to_png(picture.draw))
         page = _page(
-            sections=sections, training=training, left_out=left_out, shown=shown, command=command, tables=tables
-        )
+            sections=sections, training=training, left_out=left_out, shown=shown, command=command, tables=tables,
+            title=title, note=note,
+        )  # fmt: skip
     write_file(out, page.encode())
     figures_written = [str(folder / f"{name}.png") for name in shown]
     return {"report": str(out), "figures": figures_written, "left_out": left_out}

@@ -60,11 +60,17 @@ def result_pictures(
 def _class_pictures(
     sources: Sequence[Source], results: Mapping[str, Mapping[str, Any]], tail: str
 ) -> Iterator[Picture]:
-    """Bars of the dual model, or of the first; the mean over variants as diamonds, or else a mark for each other."""
+    """Bars of the dual model, or of the first; the mean over variants as diamonds, or else a mark for each other.
+
+    Of more than can be told apart, the best by MAP are shown, and the bars are those of the best.
+    """
     found = {source.name: source.variant for source in sources if source.name in results and source.variant}
     once = {variant: name for name, variant in reversed(found.items())}  # the first of those that differ otherwise
     variants = {name: variant for name, variant in found.items() if once[variant] == name}
-    first = once.get("dual", next(iter(results)))
+    first, many = once.get("dual", next(iter(results))), len(results) > MARKED + 1
+    if many and len(set(variants.values())) < 2:
+        results = dict(sorted(results.items(), key=lambda one: one[1]["metrics"]["map"], reverse=True))
+        first = next(iter(results))
     for direction in DIRECTIONS:
         per_class = {name: _class_maps(result, direction) for name, result in results.items()}
         if len(set(variants.values())) > 1:
@@ -75,8 +81,8 @@ def _class_pictures(
             others = [(name, values) for name, values in per_class.items() if name != first]
             dots = dict(others[:MARKED])
             what = f" Marks: {', '.join(dots)}." if dots else ""
-            if len(others) > MARKED:
-                what += f" These are {MARKED + 1} of {len(per_class)}: more would hide each other."
+            if many:
+                what += f" These are the best {MARKED + 1} of {len(per_class)} by MAP: more would hide each other."
         yield Picture(
             f"class-map-{direction.replace('_', '-')}-{tail}", f"MAP by class: {WORDS[direction]}",
             f"Bars: {first}.{what}",

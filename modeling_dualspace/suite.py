@@ -70,13 +70,18 @@ class Suite:
 
     def choose(self, only: Iterable[str] = (), seeds: Iterable[int] = ()) -> "Suite":
         """With some of the systems, or with other seeds; all of them, and its own, where none are named."""
-        only, seeds = list(only), list(seeds) or self.seeds
+        only, others = list(only), list(seeds)
+        seeds = others or self.seeds
         for name in only:
             if name not in self.systems:
-                raise ValueError(f"The suite {self.name} has no system {name}.{_meant(name, self.systems)}")
+                unknown = f"The suite {self.name} has no system {name}"
+                if name in known_suites() or Path(name).suffix in (".yaml", ".yml"):
+                    raise ValueError(f"{unknown}, which is a suite: name the suite before --only.")
+                raise ValueError(f"{unknown}.{_meant(name, self.systems)}")
         chosen = {name: system for name, system in self.systems.items() if not only or name in only}
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError(f"Seeds are whole numbers from 0 on, at least one and none twice, got {seeds}.")
+            what = "--seeds" if others else f"`seeds` of the suite {self.name}"
+            raise ValueError(f"{what} must be whole numbers from 0 on, at least one and none twice, got {seeds}.")
         return replace(self, systems=chosen, seeds=seeds)
 
     def recipe(self, name: str, seed: int, data: Mapping[str, Any], paper: str | None = None) -> Recipe:
@@ -88,20 +93,42 @@ class Suite:
             data: `path` and `config` of what it is trained on.
             paper: which data set of the paper that is, if any.
         """
-        system = self.systems[name]
-        content = load_recipe(system.instead.get(paper or "", system.recipe)).resolved()
-        known = config_fields(content["system"])
+        system, where = self.systems[name], f"The system {name} of the suite {self.name}"
+        source = system.instead.get(paper or "", system.recipe)
+        try:
+            content = load_recipe(source).resolved()
+            known = config_fields(content["system"])
+        except ValueError as error:
+            sought = "" if Path(source).is_file() else " It was sought beside the suite too."
+            raise ValueError(f"{where}: {error}{sought}") from None
+        if content["grid"]:
+            raise ValueError(
+                f"{where}: its recipe {source} has a `grid`, and a row has one setting: leave the grid out, and list a "
+                f"system for each setting, with {' and '.join(f'`{key}`' for key in content['grid'])} of its own."
+            )
         shared = {key: value for key, value in self.over.model.items() if key in known}
         settings = merged(
             {"model": shared, "train": self.over.train, "checkpoint": self.over.checkpoint},
             {"model": system.model, "train": system.train},
         )
         place = {"name": f"{name}[seed={seed}]".replace("/", "_"), "data": dict(data), "output": None, "grid": {}}
-        where = f"The system {name} of the suite {self.name}"
         recipe = recipe_from(merged(content, settings) | place, where)
         if unknown := next((key for key in recipe.model if key not in known), None):
             raise ValueError(f"{where} has an unknown key `model.{unknown}`.{_meant(unknown, known)}")
         return replace(recipe, train=replace(recipe.train, seed=seed))
+
+    def place_of(self, name: str, said: str) -> str:
+        """Where in the suite the setting of a system stands that an error speaks of; nothing where it does not."""
+        own = self.systems[name]
+        places: dict[str, tuple[Settings, Settings]] = {
+            f"systems.{name}": (own.model, own.train), "over": (self.over.model, self.over.train),
+        }  # fmt: skip
+        for place, parts in places.items():
+            for part, settings in zip(("model", "train"), parts, strict=True):
+                key = next((key for key in settings if f"`{key}`" in said or f"`{part}.{key}`" in said), None)
+                if key is not None:
+                    return f"`{place}.{part}.{key}`"
+        return ""
 
 
 def config_fields(system: str) -> set[str]:
@@ -181,4 +208,9 @@ def _meant(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name.lower(), {one.lower(): one for one in known}, n=1)
     meant = next((one for one in known if close and one.lower() == close[0]), None)
-    return f" Did you mean {meant}?" if meant else f" There are {', '.join(sorted(known))}."
+    return f" Did you mean {_quoted(meant)}?" if meant else f" There are {', '.join(map(_quoted, sorted(known)))}."
+
+
+def _quoted(name: str) -> str:
+    """As it is typed, and told apart in a list."""
+    return f'"{name}"' if "," in name or " " in name else name

@@ -265,7 +265,10 @@ def _owned(model: nn.Module, player: str, players: list[str]) -> dict[str, nn.Pa
 def _check_players(owned: Mapping[str, Any], settings: TrainSettings) -> None:
     unknown = [name for name in settings.players if name not in owned]
     if unknown:
-        raise ValueError(f"`train.players` names {unknown[0]!r}, and the system's players are {list(owned) or 'none'}.")
+        raise ValueError(
+            f"`train.players` names {unknown[0]!r}, and the system's players are {' and '.join(owned) or 'none'}: name "
+            "one of those, or leave it out."
+        )
 
 
 def _mixed(*numbers: int) -> int:

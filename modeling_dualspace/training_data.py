@@ -59,8 +59,10 @@ class TrainingData:
 
     @property
     def labelled(self) -> bool:
-        """Whether anybody annotated the clips."""
-        return bool({"label", "labels"} & self.splits["train"].features.keys())
+        """Whether anybody annotated any of the clips that are learnt from."""
+        split = self.splits["train"]
+        columns = {"label", "labels"} & split.features.keys()
+        return any(map(_is_known, split.with_format(None)[columns.pop()])) if columns else False
 
     @property
     def widths(self) -> dict[str, int]:
@@ -131,6 +133,12 @@ class TrainingData:
         places: dict[str, Any] = {"device": self.device, "memory": "cpu"}
         place = places.get(self.features)
         return FeatureBatches(split, batch_size, device=place, process_index=None, num_processes=None, **settings)
+
+
+def _is_known(label: Any) -> bool:
+    """Of a class, or of memberships; neither None nor a negative number nor a NaN says any."""
+    numbers = label if isinstance(label, list) else [label]
+    return all(number is not None and number >= 0 for number in numbers)
 
 
 class Epochs:

@@ -1,5 +1,6 @@
 """YAML as people write it: 1e-3 is a number, a key stands once, a file may extend another."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,7 +62,11 @@ def read_yaml(file: Path, inside: tuple[Path, ...] = (), *, ours: str = "configs
             another = beside.is_file() and beside.resolve() != file.resolve()
             below = beside if another else resource(f"{ours}/{base}.yaml")
     if not below.is_file():
-        raise ValueError(f"{file} extends {base}, and there is neither {below} nor one of ours of that name.")
+        known = {path.stem: path for path in resource(ours).rglob("*.yaml")}
+        close = difflib.get_close_matches(Path(str(base)).stem, known, n=1)
+        meant = known[close[0]].relative_to(resource(ours)).with_suffix("").as_posix() if close else None
+        hint = f" Did you mean {meant}?" if meant else ""
+        raise ValueError(f"{file} extends {base}, and there is neither {below} nor one of ours of that name.{hint}")
     extended = read_yaml(below, (*inside, file.resolve()), ours=ours)
     return merged({key: value for key, value in extended.items() if key not in ("name", "output")}, content)
 

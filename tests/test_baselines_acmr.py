@@ -317,7 +317,7 @@ def test_two_processes_take_the_step_of_one(together, batch, labels):
         ({"margin": -1}, "`margin` must be a finite number of at least 0, got -1"),
         ({"push": float("nan")}, "`push` must be a finite number"),
         ({"adversary_hidden": [0]}, "`adversary_hidden` must hold"), ({"codes": True}, "AcmrConfig makes no codes"),
-        ({"turns": ["critic"]}, "players are model: leave `turns`"), ({"marginn": 1}, "marginn"),
+        ({"turns": ["critic"]}, "must name model, in any order"), ({"marginn": 1}, "marginn"),
         ({"loss_weights": {"pair": 1}}, "'pair', and those of AcmrConfig are label and triplet and modality"),
     ],
 )  # fmt: skip

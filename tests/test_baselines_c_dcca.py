@@ -277,7 +277,7 @@ def test_it_is_configured_as_both_that_it_comes_of():
         ({"cluster_weight": 0.5}, "`pairing` all has no pairs but those of a category"),
         ({"pairing": "some"}, "pairing"), ({"network_dim": 0}, "`network_dim` must be at least 1"),
         ({"correlation_ridge": -1}, "`correlation_ridge` must be"), ({"dropout": 1}, "`dropout` must be at least 0"),
-        ({"turns": []}, "CDccaConfig's players are model: leave `turns`"),
+        ({"turns": []}, "`turns` of CDccaConfig must name model"),
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_be_meant_is_refused(settings, said):

@@ -345,7 +345,7 @@ def test_other_classes_are_nothing_to_warn_of(saved, dcca, as_split, batch, warn
 
 
 def test_a_batch_that_correlates_whatever_it_holds_is_refused(dcca, data, tmp_path):
-    with pytest.raises(ValueError, match="A batch would have 7 clips, and this model needs 9 at least") as error:
+    with pytest.raises(ValueError, match="smallest batch would have 7 clips, and this model needs 9 at least") as error:
         train(dcca(batch_size=8), data=data, progress=False)
     assert "\n" not in str(error.value)
     assert make(network_dim=7).smallest_batch == 15
@@ -355,7 +355,9 @@ def test_batches_that_the_refit_would_find_too_small_are_refused_before_the_firs
     dcca, make_batch, as_split, tmp_path
 ):
     data = TrainingData({"train": as_split(make_batch(90)), "validation": as_split(make_batch(44, seed=2))})
-    with pytest.raises(ValueError, match="A batch would have 8 clips, and this model needs 9"):  # 134 in 15 batches
+    with pytest.raises(
+        ValueError, match="smallest batch would have 8 clips, and this model needs 9"
+    ):  # 134 in 15 batches
         train(dcca(batch_size=9, epochs=1), data=data, progress=False)
     assert not (tmp_path / "run" / "model").exists()
 
@@ -379,7 +381,7 @@ def test_training_that_diverges_is_a_sentence(dcca, data):
         ({"correlation_ridge": -1}, "`correlation_ridge` must be a finite number of at least 0, got -1"),
         ({"correlation_ridge": float("inf")}, "`correlation_ridge` must be a finite number"),
         ({"ridge": float("nan")}, "`ridge` must be a finite number"), ({"power": -0.5}, "`power` must be a finite"),
-        ({"turns": []}, "players are model: leave `turns`"), ({"turns": ["critic"]}, "players are model: leave"),
+        ({"turns": []}, "must name model, in any order"), ({"turns": ["critic"]}, "must name model"),
         ({"codes": True}, "DccaConfig makes no codes"), ({"embed_dim": 0}, "`embed_dim` must be at least 1"),
         ({"normalization": "group"}, "normalization"), ({"correlation": "trace"}, "correlation"),
         ({"feature_scaling": "whiten"}, "feature_scaling"), ({"hiden": [3]}, "hiden"),

@@ -269,7 +269,7 @@ def test_two_processes_take_the_step_of_one(together, batch, labels):
         ({"encoder_dim": 0}, "`encoder_dim` must be at least 1, got 0"),
         ({"classification": "mean"}, "classification"), ({"dropout": 1.0}, "`dropout` must be at least 0"),
         ({"activation": "reluu"}, "Did you mean 'relu'"), ({"codes": True}, "DscmrConfig makes no codes"),
-        ({"turns": ["critic"]}, "players are model: leave `turns`"), ({"encoder_dims": 3}, "encoder_dims"),
+        ({"turns": ["critic"]}, "must name model, in any order"), ({"encoder_dims": 3}, "encoder_dims"),
         ({"loss_weights": {"invarance": 1}}, "'invarance'.*classification and discrimination and invariance"),
         ({"loss_weights": {"invariance": -1}}, "loss_weights"),
     ],
@@ -280,5 +280,5 @@ def test_a_config_that_cannot_be_meant_is_refused(settings, said):
 
 
 def test_a_batch_norm_is_not_asked_to_learn_from_one_clip(dscmr, data):
-    with pytest.raises(ValueError, match="A batch would have 1 clips, and this model needs 2 at least"):
+    with pytest.raises(ValueError, match="smallest batch would have 1 clip, and this model needs 2 at least"):
         train(replace(dscmr(batch_size=1), model=MODEL | {"normalization": "batch"}), data=data, progress=False)

@@ -291,7 +291,7 @@ def test_a_saved_model_is_the_same_to_the_bit_and_embeds_in_bfloat16(batch, prep
         ({"activation": "tahn"}, "`activation` must be one of those in transformers.*Did you mean 'tanh'"),
         ({"output_activation": "sigmod"}, "`output_activation` must be one of those in transformers, got 'sigmod'"),
         ({"lengths": True}, "leave `lengths`"), ({"triplet_mean": "hard"}, "triplet_mean"),
-        ({"turns": []}, "TnnCCcaConfig's players are model: leave `turns`"), ({"codes": True}, "makes no codes"),
+        ({"turns": []}, "`turns` of TnnCCcaConfig must name model"), ({"codes": True}, "makes no codes"),
         ({"cluster_weight": 0.5}, "`pairing` all has no pairs but those"), ({"embed_dim": 0}, "`embed_dim` must be"),
         ({"feature_scaling": "center"}, "feature_scaling"), ({"margn": 1}, "margn"),
     ],

@@ -242,7 +242,7 @@ def test_the_epoch_is_not_chosen_by_labels(ucal, data):
 
 
 def test_a_batch_of_one_clip_is_refused(ucal, data):
-    with pytest.raises(ValueError, match="A batch would have 1 clips, and this model needs 2 at least"):
+    with pytest.raises(ValueError, match="smallest batch would have 1 clip, and this model needs 2 at least"):
         train(ucal(batch_size=1), data=data, progress=False)
 
 
@@ -291,7 +291,7 @@ def test_two_processes_end_with_one_batch_norm(together, batch):
         ({"adversary_activation": "x"}, "`adversary_activation` must be one of"),
         ({"adversary_hidden": [3, 0]}, "`adversary_hidden` must hold widths of at least 1"),
         ({"output_normalization": "layer"}, "output_normalization"), ({"codes": True}, "UcalConfig makes no codes"),
-        ({"turns": []}, "players are model: leave `turns`"), ({"margin": 1.0}, "margin"),
+        ({"turns": []}, "must name model, in any order"), ({"margin": 1.0}, "margin"),
         ({"loss_weights": {"label": 1}}, "'label', and those of UcalConfig are pair and modality and regularization"),
     ],
 )  # fmt: skip

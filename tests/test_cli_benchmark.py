@@ -59,6 +59,7 @@ def test_the_command_writes_tables_and_a_page_and_prints_them(place, sketched, c
     for row in table["rows"]:
         shown = f"{row['map']['mean']:.4f}"
         assert shown in printed.out and shown in page and shown in tables
+    assert page.count("DualSpace report: own<") == 2  # title and heading
     assert page.index("MAP on tiny-data") < page.index("Precision by scope") and "headed otherwise" in page
     assert "MAP by class on tiny-data, audio→visual, measured" in page and list(
         (place / "out" / "report-figures").iterdir()
@@ -84,7 +85,8 @@ def test_a_failed_cell_is_shown_and_the_exit_code_says_so(place, sketched, capsy
     (place / "own.yaml").write_text(yaml.dump(OWN | {"systems": {"CCA": OWN["systems"]["CCA"], "wild": wild}}))
     assert main(ARGUMENTS) == 3
     printed = capsys.readouterr()
-    assert "wild, seed 0, failed and is in no mean: " in printed.out and "FAILED: " in printed.err
+    assert "wild, seed 0, failed and is in no mean: " in printed.out
+    assert re.search(r"FAILED: .* \(out/cells/\w+\); 0 left", printed.err)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,7 @@ def test_a_failed_cell_is_shown_and_the_exit_code_says_so(place, sketched, capsy
     [
         (["papers", "--dataset", "tiny-data"], r"There is no suite papers: .* Did you mean paper\?"),
         (["own.yaml", "--dataset", "tiny-data", "--only", "KCA"], "no system KCA. Did you mean C?CCA?"),
+        (["--dataset", "tiny-data", "--only", "CCA", "own.yaml"], "own.yaml, which is a suite: name the suite before"),
         (["own.yaml", "--dataset", "gone"], "gone is no folder here"),
         (["own.yaml", "--dataset", "tiny-data", "--config", "other"], "tiny-data cannot be loaded"),
         (["own.yaml", "--dataset", "tiny-data", "--out", "tiny-data"], "tiny-data holds .*, which no comparison makes"),

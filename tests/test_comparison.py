@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -199,6 +200,69 @@ def test_two_processes_make_the_same_table_and_one_that_is_killed_costs_its_cell
     monkeypatch.setattr(comparison_workers._Worker, "begin", begin)
     again = run_comparison(suite(), [data], out, jobs=1, report=False)
     assert trained == [("Random", 1)] and timeless(again) == timeless(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda cell: (cell / "summary.json").write_text("{"), "its summary.json is broken"),
+        (lambda cell: (cell / "summary.json").write_text('{"steps": 1}'), "its summary.json or result is broken"),
+        (lambda cell: next((cell / "results").iterdir()).write_text(""), "its results are broken"),
+        (lambda cell: shutil.rmtree(cell / "model"), "its model is gone"),
+        (lambda cell: [shutil.rmtree(cell / name) for name in ("model", "results")], "its model is gone"),
+    ],
+    ids=["summary", "half a summary", "result", "model", "model, not scored"],
+)
+def test_a_damaged_cell_is_made_anew_and_its_log_stays(data, whole, suite, tmp_path, trained, capsys, spoil, what):
+    out = Path(shutil.copytree(whole[0], tmp_path / "out"))
+    row = whole[1]["rows"][1]
+    cell = out / "cells" / row["cells"][0]["cell"]
+    log = (cell / "final.jsonl").read_text()
+    spoil(cell)
+    (again,) = run_comparison(suite(["CCA"]), [data], out, jobs=1, report=False)["rows"]
+    assert timeless({"rows": [again]}) == timeless({"rows": [row]}) and trained == [("CCA", 0)]
+    assert f"CCA, seed 0, toy: {what}, so it is made anew ({cell})" in capsys.readouterr().err.splitlines()
+    assert (cell / "final.jsonl").read_text().startswith(log)
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [
+        ({"recipe": "baselines/tnn_c_cca", "model": {"margin": -1}}, "by `systems.bad.model.margin`: .*margin"),
+        ({"recipe": "baselines/agah", "model": {"codes": False}}, "by `systems.bad.model.codes`: .*codes"),
+        (
+            {"recipe": "baselines/dcca", "train": {"players": {"ghost": {}}}},
+            "by `systems.bad.train.players`: .*'ghost', and the system's players are model",
+        ),
+    ],
+    ids=["a value", "codes", "a player"],
+)
+def test_what_a_system_cannot_have_is_said_before_any_is_trained(data, suite, tmp_path, trained, system, message):
+    with pytest.raises(ValueError, match=f"The system bad of the suite small, {message}"):
+        run_comparison(suite(["CCA", "bad"], bad=system), [data], tmp_path / "out", jobs=1, report=False)
+    assert trained == [] and not (tmp_path / "out").exists()
+
+
+def test_what_a_system_cannot_have_on_one_data_set_is_a_failed_row(data, suite, tmp_path):
+    wide = {"recipe": "baselines/cca", "model": {"audio_dim": 7}, "drawn": False}
+    chosen = suite(["CCA", "wide"], wide=wide)
+    one, other = run_comparison(chosen, [data], tmp_path / "out", jobs=1, report=False)["rows"]
+    assert one["map"] and "7 in the recipe and 6 in the data" in other["cells"][0]["failed"]
+
+
+def test_being_asked_in_the_last_cell_or_in_the_report_says_what_is_left(data, suite, tmp_path, monkeypatch):
+    run, out = Runner.run, tmp_path / "out"
+    monkeypatch.setattr(Runner, "run", lambda *a: os.kill(os.getpid(), signal.SIGTERM) or run(*a))
+    with pytest.raises(StoppedError, match="1 of 1 cells are finished; the same command writes the tables"):
+        run_comparison(suite(["CCA"]), [data], out, jobs=1)
+
+    def interrupted(*a, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "write_report", interrupted)
+    with pytest.raises(StoppedError, match="the tables are written, in .*, and the same command draws the page"):
+        run_comparison(suite(["CCA"]), [data], out, jobs=1)
+    assert (out / "tables.md").is_file()
 
 
 def test_a_cell_that_fails_is_a_sentence_and_the_others_are_made(data, suite, tmp_path, trained):

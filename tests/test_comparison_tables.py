@@ -60,7 +60,6 @@ EXPECTED = """# toy
 
 Clips: 1,200 train, 30 test. Data fingerprint d.  
 Over the full ranking, by cosine; a query's own pair stays in the gallery. Mean ± deviation over the seeds 0, 1. What draws nothing by chance is trained once, and has no deviation.  
-Figures of the report are those of seed 0.  
 mine, seed 1, failed and is in no mean: The loss stopped being a number.  
 none, seed 1, failed and is in no mean: The loss stopped being a number.
 
@@ -96,6 +95,7 @@ Measured S-DCCA is C-DCCA, and measured TNN is TNN-C-CCA.
 def test_a_terminal_sees_what_it_has_room_for():
     said = to_terminal([Table("One", ["a"], [["b"]]), Table("Two", ["a"], [["b"]], wide=True)])
     assert said == "One\n\n| a   |\n| --- |\n| b   |"
+    assert "| b|c |" in to_terminal([Table("One", ["a"], [["b|c"]])])
 
 
 def test_what_is_synthetic_or_unlabelled_is_said():

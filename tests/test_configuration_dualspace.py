@@ -34,7 +34,7 @@ def test_defaults_are_the_paper_s_sizes_on_vegas():
         ({"id2label": {0: "dog", 1: "drum"}, "label2id": {"dog": 1, "drum": 0}}, "`label2id` and `id2label` disagree"),
         ({"fusion_ridge": float("nan")}, "`fusion_ridge` must be a finite number of at least 0, got nan"),
         ({"loss_weights": {"correlation": -1}}, "finite number of at least 0, got -1"),
-        ({"turns": ["critic"]}, "players are model: leave `turns`"),
+        ({"turns": ["critic"]}, "must name model, in any order"),
         ({"num_labels": 3, "id2label": {0: "dog", 1: "drum"}}, "`num_labels` is 3, `id2label` names 2 classes"),
         ({"fusion_cluster_weight": 1.5}, "`fusion_cluster_weight` must lie in 0..1, got 1.5"),
         ({"loss_weights": {"discriminative": 1.0}}, "its weight is `alpha`"),

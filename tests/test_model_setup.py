@@ -107,7 +107,7 @@ def test_memberships_make_as_many_classes_as_they_are_wide(make_batch):
         ),
         ({"model": MODEL | {"alhpa": 1}}, "no key `alhpa`. Did you mean `alpha`"),
         ({"model": MODEL | {"dropout": 1.5}}, "`dropout` must be at least 0"),
-        ({"system": "nope"}, "There is no system 'nope'. `system` is one of c_dcca, cca"),
+        ({"system": "nope"}, "There is no system 'nope'. `system` is one of acmr, agah, c_dcca, cca"),
         ({"system": "bert"}, "There is no system 'bert'"),
         ({"init": "nowhere"}, "nowhere holds no model"),
     ],

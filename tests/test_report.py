@@ -289,9 +289,12 @@ def test_bars_and_marks_that_are_not_all_of_them_say_so(toys, sketched, monkeypa
     report.write_report(runs, toys / "six.html", names=list("abcdef"))
     assert "Bars: a. Marks: b, c, d, e, f. <" in (toys / "six.html").read_text().replace("</fig", " <")
     report.write_report([*runs, toys / "dual"], toys / "seven.html", names=list("abcdefg"))
-    assert (
-        "Bars: a. Marks: b, c, d, e, f. These are 6 of 7: more would hide each other." in read(toys / "seven.html")[1]
-    )
+    said = read(toys / "seven.html")[1]
+    (first, marks) = re.search(r"Bars: (\w)\. Marks: ([\w, ]+)\. These are the best 6 of 7 by MAP", said).groups()
+    sources = report.read_sources([*runs, toys / "dual"], list("abcdefg"))
+    maps = {source.name: source.results[0]["metrics"]["map"] for source in sources}
+    shown = [first, *marks.split(", ")]
+    assert len(shown) == 6 and [maps[name] for name in shown] == sorted(maps.values(), reverse=True)[:6]
 
 
 def test_a_mean_over_variants_has_each_of_them_once(toys, sketched):
@@ -302,11 +305,13 @@ def test_a_mean_over_variants_has_each_of_them_once(toys, sketched):
 
 def test_tables_stand_on_top_and_one_of_the_runs_is_looked_at_closely(toys, sketched):
     table = Table("On <top>", ["what", "the paper's"], [["a", "0.1"], ["b", "0.2"]], ["A note."], frozenset({(1, 1)}))
-    settings = {"names": ["one", "two"], "tables": [table], "closely": "two"}
+    settings = {"names": ["one", "two"], "tables": [table], "closely": "two", "title": "Toys & co", "note": "One seed."}
     report.write_report([toys / "dual", toys / "explicit"], toys / "top.html", **settings)
     tags, text = read(toys / "top.html")
     (place,) = re.finditer(r"On <top>\s*what\s*the paper's\s*a\s*0.1\s*b\s*0.2\s*A note.", text)
-    assert place.start() < text.index("18 clips, 3 classes")
+    parts = [text.index(words) for words in ("18 clips, 3 classes", "One seed.", "Precision by scope")]
+    assert [place.start(), *parts] == sorted([place.start(), *parts])
+    assert text.count("Toys & co") == 2 and "DualSpace report" not in text  # title and heading
     assert (
         "but for columns that are headed otherwise" in text
         and "<strong>0.2</strong>" in (toys / "top.html").read_text()

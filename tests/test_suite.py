@@ -63,8 +63,13 @@ def test_some_systems_and_other_seeds_can_be_chosen():
     assert list(suite.systems) == ["CCA", "dual"] and suite.seeds == [7, 3]
     with pytest.raises(ValueError, match=r"has no system tnn-c-cca\. Did you mean TNN-C-CCA\?"):
         load_suite("paper").choose(["tnn-c-cca"])
-    with pytest.raises(ValueError, match="none twice"):
+    assert list(load_suite("paper").choose(["CCA", "CCA"]).systems) == ["CCA"]
+    with pytest.raises(ValueError, match="--seeds must be .* none twice"):
         load_suite("paper").choose(seeds=[1, 1])
+    with pytest.raises(ValueError, match="no system tiny, which is a suite: name the suite before --only"):
+        load_suite("paper").choose(["CCA", "tiny"])
+    with pytest.raises(ValueError, match='no system xyz. There are .*CCA.*, "dual, default fusion", '):
+        load_suite("paper").choose(["xyz"])
 
 
 @pytest.mark.parametrize(
@@ -81,11 +86,14 @@ def test_some_systems_and_other_seeds_can_be_chosen():
         ("systems: {}", "names nothing to compare"),
         ("systems: {A: {recipe: baselines/cca}}\nseeds: []", "at least one"),
         ("systems: {A: {recipe: baselines/cca}}\nseeds: [-1]", "from 0 on"),
-        ("extends: papers", "neither .* nor one of ours"),
+        ("extends: papers", r"neither .* nor one of ours of that name\. Did you mean paper\?"),
+        ("systems: {A: {recipe: nosuch.yaml}}", "system A of the suite mine: There is no recipe .* beside the suite"),
+        ("systems: {A: {recipe: grid.yaml}}", "The system A .* has a `grid`.* list a system for each .*`model.power`"),
         ("- A", "must hold keys and values"),
     ],
 )
 def test_what_is_wrong_with_a_suite_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "grid.yaml").write_text("extends: baselines/cca\ngrid: {model.power: [0, 1]}\n")
     with pytest.raises(ValueError, match=message) as caught:
         load_suite(written(tmp_path, text))
     assert "\n" not in str(caught.value)

@@ -168,7 +168,7 @@ def test_freezing_what_is_not_there_or_everything_is_refused(data, make_model, f
 
 
 def test_a_player_that_no_system_has_is_refused(data, make_model):
-    with pytest.raises(ValueError, match=r"names 'critic', and the system's players are \['model'\]"):
+    with pytest.raises(ValueError, match=r"names 'critic', and the system's players are model: name"):
         trained(make_model(), data(), TrainSettings(epochs=1, batch_size=50, players={"critic": OptimizerSettings()}))
 
 

@@ -164,7 +164,9 @@ def test_a_loss_that_is_no_number_says_which_term_which_step_and_what_to_try(rec
 
 
 def test_a_batch_too_small_for_the_correlation_says_how_large_it_must_be(recipe, data):
-    with pytest.raises(ValueError, match="A batch would have 5 clips, and this model needs 9 at least.*batch_size"):
+    with pytest.raises(
+        ValueError, match="smallest batch would have 5 clips, and this model needs 9 at least.*batch_size"
+    ):
         train(recipe(batch_size=5), data=data, progress=False)
 
 
