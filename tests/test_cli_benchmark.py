@@ -116,6 +116,7 @@ def test_wrong_use_is_2(words):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_all_processes_at_a_good_place(place, root, sketched, capsys):
     """A terminal sends it to every process there is."""
     command = [sys.executable, str(root / "training" / "benchmark.py"), "own.yaml", "--dataset", "tiny-data"]
