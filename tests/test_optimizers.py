@@ -310,7 +310,9 @@ def test_a_step_schedule_is_read_as_meant_and_every_part_of_it_matters():
 @pytest.mark.parametrize("part", ["every=100", "factor=0.5"])
 def test_parts_of_a_step_schedule_are_refused_where_it_is_another(name, part):
     key = f"train.schedule.{part.split('=')[0]}"
-    with pytest.raises(ValueError, match=f"`{key}` has no effect where `train.schedule.name` is {name}: leave"):
+    with pytest.raises(
+        ValueError, match=f"`{key}` has no effect where `train.schedule.name` is {name}: set train.schedule.name=step"
+    ):
         load_recipe("tiny", [f"train.schedule.name={name}", f"train.schedule.{part}"])
 
 
