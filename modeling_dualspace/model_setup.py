@@ -16,7 +16,7 @@ from .configuration_dualspace import CrossModalConfig, spec_parts
 from .distributed import agreed
 from .loading import load_model
 from .modeling_crossmodal import CrossModalModel
-from .recipe import Recipe
+from .recipe import Recipe, check_players
 from .training_data import TrainingData
 from .typed import words
 
@@ -57,10 +57,7 @@ def check_settings(recipe: Recipe, data: TrainingData) -> None:
     except ValueError:
         _made(_kind(recipe.system), dict(recipe.model))  # raises, unless it is the data's fault
         return
-    unknown = next((name for name in recipe.train.players if name not in config.turns), None)
-    if unknown is not None:
-        known = " and ".join(dict.fromkeys(config.turns)) or "none"
-        raise ValueError(f"`train.players` names {unknown!r}, and the system's players are {known}: leave it out.")
+    check_players(recipe.train, config.turns)
 
 
 def _source(recipe: Recipe) -> CrossModalModel:

@@ -210,6 +210,18 @@ def recipe_from(content: Mapping[str, Any], where: str = "The recipe") -> Recipe
     return build(Recipe, content, where)
 
 
+def check_players(settings: TrainSettings, players: Iterable[str]) -> None:
+    """Raises where an optimiser is that of a player whom the system has not."""
+    known = list(dict.fromkeys(players))
+    unknown = next((name for name in settings.players if name not in known), None)
+    if unknown is not None:
+        said = " and ".join(known) or "none"
+        raise ValueError(
+            f"`train.players` names {unknown!r}, and the system's players are {said}: name one of those, or leave it "
+            "out."
+        )
+
+
 def known_recipes() -> list[str]:
     """The names of those that come with DualSpace."""
     return TRAINING.names()

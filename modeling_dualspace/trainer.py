@@ -17,7 +17,7 @@ from .checkpoints import Checkpoint
 from .distributed import process_index
 from .modeling_crossmodal import CrossModalModel
 from .optimizers import load_optimizer_tensors, make_optimizer, optimizer_tensors, rate, set_rate
-from .recipe import TrainSettings
+from .recipe import TrainSettings, check_players
 from .training_data import Batch, Epochs
 
 SKIPS = 20
@@ -64,7 +64,7 @@ class Trainer:
         self._frozen = freeze(model, settings.freeze)
         players = list(dict.fromkeys(self.turns))
         self._owned = {player: _owned(model, player, players) for player in players}
-        _check_players(self._owned, settings)
+        check_players(settings, self._owned)
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             find_unused_parameters=len(players) > 1, broadcast_buffers=False
         )
@@ -128,8 +128,8 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self._owned[player].values(), self.settings.clip)
         optimizer.step()
         self.step += 1
-        # What several players lose is of several kinds, and no mean of it means anything: theirs are their terms.
-        found = {"loss": output.loss} if player == self.turns[-1] or len(self._owned) == 1 else {}
+        # What several players lose is of several kinds, of which no mean means anything: others have their terms.
+        found = {"loss": output.loss} if player == "model" or len(self._owned) == 1 else {}
         found |= output.terms
         names, values = tuple(found), torch.stack([value.detach().float() for value in found.values()])
         self._log.append((self.step, names, values))
@@ -260,15 +260,6 @@ def _owned(model: nn.Module, player: str, players: list[str]) -> dict[str, nn.Pa
             f"The player {player!r} of `turns` owns no parameter that could learn: is there a module so named?"
         )
     return mine
-
-
-def _check_players(owned: Mapping[str, Any], settings: TrainSettings) -> None:
-    unknown = [name for name in settings.players if name not in owned]
-    if unknown:
-        raise ValueError(
-            f"`train.players` names {unknown[0]!r}, and the system's players are {' and '.join(owned) or 'none'}: name "
-            "one of those, or leave it out."
-        )
 
 
 def _mixed(*numbers: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from forked import Killed, in_a_child
 from players import CLASSES, doubled, easy_data, held_out_map, learnt
 from safetensors.torch import load_file
-from steps import a_share, a_step
+from steps import assert_two_take_the_step_of_one
 from terms import LABELS, assert_slopes, classes_of, outputs, related, rows_of
 from transformers import AutoModel
 
@@ -294,18 +294,7 @@ def test_two_processes_take_the_step_of_one(together, batch, labels):
     clips, own = doubled(batch), batch["labels"]
     clips["labels"] = own.sort().values if labels == "sorted" else torch.where(torch.arange(60) < 41, own, -100)
 
-    def work():
-        model, mine = a_share(make, clips)
-        model.module.prepare([mine])
-        return a_step(model, mine)
-
-    model = make().double()
-    model.prepare([clips])
-    expected = a_step(model, clips)
-    for loss, slope in together(2, work):
-        # float64 but for the statistics, which are kept as float32 of sums in another order.
-        torch.testing.assert_close(loss, expected[0], rtol=1e-6, atol=0)
-        assert (slope - expected[1]).abs().max() < 1e-5 * expected[1].abs().max()
+    assert_two_take_the_step_of_one(together, make, clips)
 
 
 # Settings.

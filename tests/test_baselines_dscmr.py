@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from players import CLASSES, doubled, easy_data, held_out_map, learnt
-from steps import a_share, a_step
+from steps import assert_two_take_the_step_of_one
 from terms import LABELS, assert_slopes, classes_of, outputs, related
 from torch import nn
 from transformers import AutoModel
@@ -246,18 +246,7 @@ def test_two_processes_take_the_step_of_one(together, batch, labels):
     clips, own = doubled(batch), batch["labels"]
     clips["labels"] = own.sort().values if labels == "sorted" else torch.where(torch.arange(60) < 41, own, -100)
 
-    def work():
-        model, mine = a_share(make, clips)
-        model.module.prepare([mine])
-        return a_step(model, mine)
-
-    model = make().double()
-    model.prepare([clips])
-    expected = a_step(model, clips)
-    for loss, slope in together(2, work):
-        # float64 but for the statistics, which are kept as float32 of sums in another order.
-        torch.testing.assert_close(loss, expected[0], rtol=1e-6, atol=0)
-        assert (slope - expected[1]).abs().max() < 1e-5 * expected[1].abs().max()
+    assert_two_take_the_step_of_one(together, make, clips)
 
 
 # Settings.
@@ -267,7 +256,7 @@ def test_two_processes_take_the_step_of_one(together, batch, labels):
     ("settings", "said"),
     [
         ({"encoder_dim": 0}, "`encoder_dim` must be at least 1, got 0"),
-        ({"classification": "mean"}, "classification"), ({"dropout": 1.0}, "`dropout` must be at least 0"),
+        ({"norm": "mean"}, "norm"), ({"dropout": 1.0}, "`dropout` must be at least 0"),
         ({"activation": "reluu"}, "Did you mean 'relu'"), ({"codes": True}, "DscmrConfig makes no codes"),
         ({"turns": ["critic"]}, "must name model, in any order"), ({"encoder_dims": 3}, "encoder_dims"),
         ({"loss_weights": {"invarance": 1}}, "'invarance'.*classification and discrimination and invariance"),
