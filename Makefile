@@ -1,8 +1,11 @@
-# The two commands: `make demo` and `make test`. Both make .venv first, once; see .ci/environment.
-.PHONY: demo test test-all lint environment
+# The two commands: `make demo` and `make test`; `make app` shows the demo's clips in a browser. Both make .venv first, once; see .ci/environment.
+.PHONY: app demo test test-all lint environment
 
 demo: environment
 	@.venv/bin/dualspace demo
+
+app: environment
+	@.venv/bin/dualspace app $(APP)
 
 test: environment
 	@.venv/bin/python -m pytest -q -m "not slow" $(PYTEST)

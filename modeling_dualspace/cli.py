@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .cli_benchmark import add_benchmark
+from .cli_completion import add_completion
 from .cli_extract import add_convert, add_extract
-from .cli_parts import enough, positive, several, stopped_code, together
+from .cli_parts import add_command, enough, positive, several, stopped_code, together
+from .cli_search import add_app, add_index, add_search
 from .console import StoppedError, exit_code, quiet
 
 if TYPE_CHECKING:
@@ -34,8 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     add_benchmark(commands)
+    add_index(commands)
+    add_search(commands)
+    add_app(commands)
     _add_metric(commands)
     _add_push(commands)
+    add_completion(commands)
     return parser
 
 
@@ -54,17 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "demo",
         help="the whole way, offline: render films, extract, train, evaluate, report, load, search by a sound",
         description="Renders short films of ten classes, extracts their features, trains the dual-subspace model, "
         "prints its mean average precision on test beside rivals, writes a report, loads model and processor again and "
         "finds films by a sound. Takes about a minute. Every step is shown as the command that does it.",
+        examples=(
+            "dualspace demo",
+            "dualspace demo --clips-per-class 12 --epochs 10 --out runs/small",
+        ),
     )
     command.add_argument("--out", type=Path, default=Path("runs/demo"), help="where everything goes [%(default)s]")
     command.add_argument("--epochs", type=positive, default=30, help="passes over the training split [%(default)s]")
     command.add_argument("--clips-per-class", type=enough, default=40, help="films rendered [%(default)s]")
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(run=_demo)
 
 
@@ -77,12 +87,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "train",
         help="train a recipe: choose an epoch on validation, refit, save; go on where a run was interrupted",
         description="Trains what a recipe asks for, and writes a run: the model, its history, its checkpoints. Test is "
         "scored only with --final. Runs on a GPU where there is one, and on several processes under `accelerate launch "
         "training/train.py ...`, `accelerate launch -m modeling_dualspace train ...` or torchrun.",
+        examples=(
+            "dualspace train tiny",
+            "dualspace train tiny data.path=clips-features-synthetic output=runs/clips --final",
+            "dualspace train vegas --resume",
+            "accelerate launch -m modeling_dualspace train vegas data.path=vegas-features",
+        ),
     )
     command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of one that comes with DualSpace")
     command.add_argument(
@@ -92,7 +109,6 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     again.add_argument("--resume", action="store_true", help="go on with the run in the output, if there is one")
     again.add_argument("--overwrite", action="store_true", help="remove the run in the output, and start it anew")
     command.add_argument("--final", action="store_true", help="then score it on test, and log that")
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(run=_train)
 
 
@@ -124,12 +140,17 @@ def _train_there(arguments: argparse.Namespace, state: "PartialState") -> int:
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "evaluate",
         help="score a model on a data set: MAP and what goes with it, both directions",
         description="Embeds a split, ranks every sound against all videos and every video against all sounds, prints "
         "the table and writes it as JSON. Runs on a GPU where there is one, and on several processes under "
         "`accelerate launch -m modeling_dualspace evaluate ...` or torchrun.",
+        examples=(
+            "dualspace evaluate runs/tiny vegas-features-synthetic",
+            "dualspace evaluate me/dualspace-vegas me/vegas-features --split validation --json",
+        ),
     )
     command.add_argument(
         "model", metavar="MODEL", help="a folder that holds a model, a run folder, or an id of the Hub"
@@ -143,7 +164,6 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--legacy-prefix-average", action="store_true", help="add what some published scripts print as MAP"
     )
     command.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with the model")
-    command.add_argument("--json", action="store_true", help="print the JSON instead of tables")
     command.set_defaults(run=_evaluate)
 
 
@@ -180,16 +200,20 @@ def _evaluate_there(arguments: argparse.Namespace, state: "PartialState") -> int
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "report",
         help="one self-contained HTML page about runs, results and grids, and its figures as PNG",
         description="Draws what runs left behind: results, curves, classes, and, where model and data are at hand, the "
         "first model's clips one by one. The page needs no network; the figures go into a folder beside it.",
+        examples=(
+            "dualspace report runs/tiny --out report.html",
+            "dualspace report runs/tiny runs/cluster_cca --out compared.html",
+        ),
     )
     command.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, a grid, or a result file")
     command.add_argument("--out", type=Path, default=Path("report.html"), help="the page [%(default)s]")
     command.add_argument("--data", help="where the data set is, if not where it was when results were made")
-    command.add_argument("--json", action="store_true", help="print one JSON object that names all files")
     command.set_defaults(run=_report)
 
 
@@ -208,15 +232,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _add_metric(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "metric",
         help="write the metric as a folder that `evaluate.load` takes and that can be pushed as a Space",
         description="Writes a folder with the metric, its kernel, a card, its requirements and an app. "
         "`evaluate.load(FOLDER)` then works where DualSpace is not installed.",
+        examples=("dualspace metric --out retrieval_map",),
     )
     command.add_argument("--out", type=Path, default=Path("retrieval_map"), help="the folder [%(default)s]")
     command.add_argument("--overwrite", action="store_true", help="replace a folder that was made this way")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_metric)
 
 
@@ -230,11 +255,19 @@ def _metric(arguments: argparse.Namespace) -> int:
 
 
 def _add_push(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "push",
         help="bring a model, a data set, the metric, or a whole release to the Hub, and look at it there",
         description="Makes the card and the figures, checks everything, tries it in a fresh process, uploads it by one "
         "commit a repository, tags it, and tries it again from the Hub. What is there already is not uploaded again.",
+        examples=(
+            "dualspace push runs/mine me/mine-synthetic --license apache-2.0 --dry-run",
+            "dualspace push vegas-features-synthetic me/vegas-features-synthetic --private",
+            "dualspace push films-index me/films-index --license cc-by-4.0",
+            "dualspace push films-page me/films-page",
+            "dualspace push everything me",
+        ),
     )
     command.add_argument(
         "path",
@@ -256,7 +289,6 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--trust-remote-code", action="store_true", help="run code in a model's folder that is not this version's"
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_push)
 
 

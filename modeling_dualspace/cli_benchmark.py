@@ -5,18 +5,24 @@ import json
 import sys
 from pathlib import Path
 
-from .cli_parts import positive
+from .cli_parts import add_command, positive
 from .console import StoppedError
 
 
 def add_benchmark(commands: argparse._SubParsersAction) -> None:
     """`dualspace benchmark`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "benchmark",
         help="train and score every system on the same data: the paper's tables, resumable, side by side",
         description="Trains every system of a suite on every data set with every seed, scores test, and writes tables "
         "as Markdown and JSON and a report. What is finished is not done again: the same command goes on with what was "
         "interrupted. A system that fails is a sentence in the table, and the exit code is then 3.",
+        examples=(
+            "dualspace benchmark tiny --dataset vegas-features-synthetic",
+            "dualspace benchmark --dataset vegas-features --dataset ave-features --jobs 2",
+            "dualspace benchmark --dataset vegas-features --only CCA C-CCA --seeds 0 1",
+        ),
     )
     command.add_argument(
         "suite", metavar="SUITE", nargs="?", default="paper",
@@ -38,7 +44,6 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
         "--only", nargs="+", metavar="NAME", default=[],
         help="some of its systems, the suite's name before them; quote one that has a space [all]",
     )  # fmt: skip
-    command.add_argument("--json", action="store_true", help="print what table.json says instead of tables")
     command.set_defaults(run=_benchmark)
 
 

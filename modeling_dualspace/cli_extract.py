@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_parts import positive, stopped_code, together
+from .cli_parts import add_command, positive, stopped_code, together
 from .console import StoppedError, quiet
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def add_extract(commands: argparse._SubParsersAction) -> None:
     """`dualspace extract`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "extract",
         help="turn a folder of films into a data set of features",
         description="Reads every film once, and writes a data set that `dualspace train` and `load_dataset` take: one "
@@ -22,6 +23,11 @@ def add_extract(commands: argparse._SubParsersAction) -> None:
         "that cannot be used is listed in skipped.csv with its reason, and the exit code is then 3. Runs on a GPU "
         "where there is one, and on several processes under `accelerate launch training/extract.py ...`, `accelerate "
         "launch -m modeling_dualspace extract ...` or torchrun; the launcher's exit code is then its own.",
+        examples=(
+            "dualspace extract my_videos --out my-features",
+            "dualspace extract my_videos --out my-features --window 10 --hop 5",
+            "dualspace extract my_videos --out my-features --audio vggish --visual inception audio.settings.post=pca",
+        ),
     )
     command.add_argument(
         "source",
@@ -61,7 +67,6 @@ def add_extract(commands: argparse._SubParsersAction) -> None:
         help="in which they compute [float32]",
     )
     command.add_argument("--overwrite", action="store_true", help="replace a data set that was made this way")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_extract)
 
 
@@ -99,12 +104,17 @@ def _extract_there(arguments: argparse.Namespace, state: "PartialState") -> int:
 
 def add_convert(commands: argparse._SubParsersAction) -> None:
     """`dualspace convert`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "convert",
         help="turn a published checkpoint of VGGish, SoundNet, Inception V3 or I3D into safetensors",
         description="Reads a checkpoint as it was published, in whichever layout, puts every tensor in its place, and "
         "writes a folder that `--audio`, `--visual` and `AutoModel.from_pretrained` take. Nothing in the file is run. "
         "training/README says where the files are.",
+        examples=(
+            "dualspace convert vggish vggish_audioset_weights.h5",
+            "dualspace convert inception inception_v3.pth --out backbones/inception",
+        ),
     )
     command.add_argument("network", metavar="NETWORK", help="vggish, soundnet, inception or i3d")
     command.add_argument("file", metavar="FILE", help=".pth, .pt, .safetensors, .h5, .keras, .npz, .t7: as published")
@@ -116,7 +126,6 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--out", type=Path, help="the folder [where NETWORK alone finds it, in the Hub's cache]")
     command.add_argument("--overwrite", action="store_true", help="replace what was converted before")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_convert)
 
 

@@ -2,13 +2,65 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .console import StoppedError, sentence
+from .files import one_line
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+
+def add_command(
+    commands: argparse._SubParsersAction, name: str, *, help: str, description: str, examples: Sequence[str]
+) -> argparse.ArgumentParser:
+    """A command with examples below its help, and with `--json`, which all of them have.
+
+    Args:
+        commands: of the program.
+        name: of the command.
+        help: what it does, on one line.
+        description: what a person should know before using it.
+        examples: lines that work as they stand, the commonest first.
+    """
+    shown = "examples:\n" + "\n".join(f"  {line}" for line in examples)
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, epilog=shown, formatter_class=_Help
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    return command
+
+
+class _Help(argparse.HelpFormatter):
+    """Paragraphs are filled, and examples left as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows for a person at a terminal, in columns under a head; into a pipe parted by tabs, without one.
+
+    Args:
+        head: names of the columns.
+        rows: texts.
+        right: numbers of columns that are set to the right.
+    """
+    shown = [[one_line(text) for text in row] for row in rows]
+    if not sys.stdout.isatty():
+        return "\n".join("\t".join(row) for row in shown)
+    if not shown:
+        return ""
+    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+    lines = []
+    for row in (head, *shown):
+        cells = [
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def positive(text: str) -> int:

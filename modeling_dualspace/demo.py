@@ -2,21 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import load_dataset
 from torch import Tensor, nn
-from transformers import AutoModel, AutoProcessor
 
-from .arrow_tensors import arrow_view
 from .cca import CanonicalLayer, canonical_directions
 from .console import quiet
 from .extraction import extract
 from .feature_dataset import to_tensors
 from .files import check_file
+from .index import open_index
+from .indexing import index_clips, remove_index
 from .pair_moments import PairMoments
 from .ranking import mean_average_precision
 from .recipe import load_recipe
@@ -27,16 +27,18 @@ from .training_grid import train_recipe
 
 Scores = Mapping[str, float]
 SECONDS = 3.0
+DEMO = Path("runs/demo")
+"""Where it goes unless somebody says otherwise."""
 NAMES = ("audio_to_visual", "visual_to_audio", "map")
 
 
 def run_demo(out: Path, epochs: int = 30, clips_per_class: int = 40) -> dict[str, Any]:
-    """Renders, extracts, trains, scores, reports, loads and searches; returns what `render` prints.
+    """Renders, extracts, trains, scores, reports, indexes and searches; returns what `render` prints.
 
     Each step is what a command does, and is shown as that command.
     """
-    clips, features, run, page = (
-        out / name for name in ("sample-clips-synthetic", "clips-features-synthetic", "run", "report.html")
+    clips, features, run, page, place = (
+        out / name for name in ("sample-clips-synthetic", "clips-features-synthetic", "run", "report.html", "index")
     )
     check_file(page)  # a place that cannot be written to is better known before any work
     commands: list[str] = []
@@ -55,7 +57,10 @@ def run_demo(out: Path, epochs: int = 30, clips_per_class: int = 40) -> dict[str
         summary = train_recipe(load_recipe("tiny", overrides), overwrite=True, final=True, command=command)
         report = _report(run, page, step("dualspace", "report", run, "--out", page))
         scores = _rivals(features) | {"dual-subspace model": _figures(summary["final"]["model"])}
-        search = _search(run / "model", clips, features)
+        remove_index(place)  # of a former model
+        command = step("dualspace", "index", run, features, "--out", place, "--films", clips)
+        index_clips(str(run), str(features), str(place), films=clips, command=command, progress=False)
+        search = _search(place, clips, step)
     return {
         "synthetic": True,
         "splits": found["splits"],
@@ -66,6 +71,7 @@ def run_demo(out: Path, epochs: int = 30, clips_per_class: int = 40) -> dict[str
         "features": str(features),
         "model": str(run / "model"),
         "report": report,
+        "index": str(place),
     }
 
 
@@ -106,21 +112,15 @@ def _cca(clips: Mapping[str, Tensor], test: Mapping[str, Tensor], dim: int = 10)
     return layer.audio(test["audio_features"]), layer.visual(test["visual_features"])
 
 
-@torch.no_grad()
-def _search(model_folder: Path, clips: Path, features: Path, answers: int = 5) -> dict[str, Any]:
+def _search(place: Path, clips: Path, step: Callable[..., str], answers: int = 5) -> dict[str, Any]:
     """The films of test nearest to the sound of one of them, as anybody would look for them."""
-    model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
-    test = load_dataset(str(features.resolve()), split="test")
-    films, names = test["path"], test.features["label"].names
-    labels = [names[label] for label in arrow_view(test)[:]["label"].to_pylist()]
-    query = labels.index("drum") if "drum" in labels else 0
-    sound = processor(audio=clips / films[query])
-    pictures = processor(videos=[clips / film for film in films], modalities=("visual",))
-    cosines = model(**pictures).visual_embeds @ model(**sound).audio_embeds[0]
-    best = cosines.topk(min(answers, len(cosines)))
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    hits = [{"clip": films[row], "class": labels[row], "cosine": cosine} for row, cosine in rows]
-    return {"query": {"clip": films[query], "class": labels[query]}, "found": hits}
+    with open_index(place, films=clips) as index:
+        held = [hit for hit in index.sample(len(index))[0] if hit.metadata["split"] == "test"]
+        query = next((hit for hit in held if "drum" in hit.labels), held[0])
+        step("dualspace", "search", place, "--audio", clips / str(query.path), "--where", "split=test", "-k", answers)
+        hits = index.search(audio=index.film(query), k=answers, where="split=test")
+    shown = [{"clip": hit.path, "class": hit.labels[0], "cosine": hit.score} for hit in hits]
+    return {"query": {"clip": query.path, "class": query.labels[0]}, "found": shown}
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -141,6 +141,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"Features: {result['features']}     load_dataset({result['features']!r})",
         f"Model:    {result['model']}     AutoModel and AutoProcessor.from_pretrained({result['model']!r})",
         *([f"Report:   {result['report']}     open it in a browser"] if result["report"] else []),
+        f"Index:    {result['index']}     dualspace app {result['index']} shows it in a browser",
         "Your own: dualspace extract my_videos --out my-features, and what it says then",
     ]
     return "\n".join(lines)

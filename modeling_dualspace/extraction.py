@@ -51,6 +51,7 @@ def extract(
     keep_unpaired: bool = False,
     license: str = "unknown",
     overwrite: bool = False,
+    refresh: bool = False,
     progress: bool = True,
     command: str = "",
 ) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def extract(
         keep_unpaired: keep clips that lack a sound or a picture; that column is then empty.
         license: under which the features may be passed on.
         overwrite: replace a data set that is there, and was made this way.
+        refresh: likewise, but only where it was made of other films or by other settings.
         progress: show a bar on stderr.
         command: what the card says it was made by.
 
@@ -82,7 +84,7 @@ def extract(
         ```
     """
     out, settings = Path(out), Settings("", "", window, hop, limits or Limits(), batch_size)
-    check_place(Path(source), out, overwrite)
+    check_place(Path(source), out, overwrite or refresh)
     _check_device(device)
     films = from_first(lambda: list_clips(source))
     wanted: dict[Modality, BackboneSettings | Backbone] = {"audio": _settings(audio), "visual": _settings(visual)}
@@ -101,12 +103,15 @@ def extract(
         settings = replace(settings, **{name: backbones[name].spec for name in MODALITIES})
         shards = from_first(lambda: plan(films.clips, settings))
         asked = Extracted(Path(source), out, films, shards, settings, processor, keep_unpaired, license, command)
-        return _extracted(asked, workers, stop, overwrite, progress)
+        former = None if overwrite else from_first(lambda: finished(asked))
+        return _extracted(asked, former, workers, stop, overwrite or refresh, progress)
 
 
-def _extracted(asked: Extracted, workers: int, stop: Stop, overwrite: bool, progress: bool) -> dict[str, Any]:
+def _extracted(
+    asked: Extracted, former: dict[str, Any] | None, workers: int, stop: Stop, overwrite: bool, progress: bool
+) -> dict[str, Any]:
     """What was written, now or before; nothing in processes that are not the first."""
-    if (former := from_first(lambda: None if overwrite else finished(asked))) is not None:
+    if former is not None:
         if not process_index():  # it was killed before it tidied up
             shutil.rmtree(asked.folder, ignore_errors=True)
         return former

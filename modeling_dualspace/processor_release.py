@@ -58,8 +58,9 @@ def check_code(folder: Path) -> None:
     for name in ("config.json", PROCESSOR_NAME):
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
-            declared = dict(content.get("auto_map") or {}).values()
-        except (OSError, ValueError, AttributeError, TypeError):
+            declared = [*dict(content.get("auto_map") or {}).values()]
+            declared += [made_by["impl"] for made_by in dict(content.get("custom_pipelines") or {}).values()]
+        except (OSError, LookupError, ValueError, AttributeError, TypeError):
             continue  # none there, or none that can be loaded: whoever needs it says so
         for entry in declared:
             module = str(entry).partition(".")[0]

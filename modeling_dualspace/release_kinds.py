@@ -6,11 +6,22 @@ A new one is an entry here, a function that fills a folder, and what `stranger` 
 from pathlib import Path
 
 from .data_release import is_data_set, stage_data_set
+from .index_card import is_index
+from .index_release import stage_index
 from .metric_release import is_metric, stage_metric
 from .model_release import is_model, stage_model
+from .page_release import is_page, stage_page
 from .staging import Kind
 
 KINDS = (
+    Kind(
+        "page", "space", is_page, stage_page, order=4, takes=("license",),
+        looks="a page (`dualspace app --out`)", refuses="it brings the rest along",
+    ),
+    Kind(
+        "index", "dataset", is_index, stage_index, order=3, takes=("license",),
+        looks="an index (`dualspace index`)", refuses="it is made of what it holds",
+    ),
     Kind(
         "data set", "dataset", is_data_set, stage_data_set,
         looks="a data set that a builder wrote (README.md and Parquet)",

@@ -167,6 +167,11 @@ def read_run(model: str) -> Run:
     return Run(run_folder(model))
 
 
+def is_synthetic(model: str) -> bool:
+    """Whether a model was measured on made-up features, as far as its run says."""
+    return any(result["data"].get("synthetic") for result in read_run(model).results)
+
+
 def result_path(model: str, data: str, config: str | None, split: str) -> Path:
     """Where a result goes unless somebody says otherwise: into the run of the model, or below `results`."""
     parts = [Path(data).resolve().name if Path(data).exists() else data, config, split]

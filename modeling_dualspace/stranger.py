@@ -21,6 +21,8 @@ PACKAGE = "modeling_dualspace"
 CLOSE = 2e-4
 """Figures are written with four digits or more; float32 towers on another processor differ in the last of seven digits,
 a MAP by the neighbours that then swap."""
+STARTS = 300.0
+"""Seconds that a page may take until it answers."""
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -188,6 +190,35 @@ def processor_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
         yield from _processor(job, trust_remote_code=True)
 
 
+def _check_pipeline(job: dict[str, Any], *task: str, **trust: Any) -> Iterator[str]:
+    """The pipeline, on the features whose embeddings the card says."""
+    import torch
+    from transformers import pipeline
+
+    of_transformers: Any = pipeline  # declared task by task, and this one is none of theirs
+    made = of_transformers(*task, model=job["where"], revision=job["revision"], device="cpu", **trust)
+    check = _card(job).data["dualspace"]["check"]
+    for name in ("audio", "visual"):
+        width = getattr(made.model.config, f"{name}_dim")
+        found = made(**{f"{name}_features": torch.linspace(-1, 1, 2 * width).reshape(2, width)})
+        for row, expected in zip(found, check[name], strict=True):
+            off = max(abs(float(one) - other) for one, other in zip(row[f"{name}_embeds"], expected, strict=False))
+            if not off <= CLOSE:
+                raise RuntimeError(f"its pipeline's {name} embeddings are {off:.2g} off those in its card")
+    yield f"its pipeline ({made.task}) gives the embeddings in its card"
+
+
+def pipeline_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
+    """By the code that comes with a model, where it names any."""
+    if json.loads(_file(job, "config.json").read_text(encoding="utf-8")).get("custom_pipelines"):
+        yield from _check_pipeline(job, trust_remote_code=True)
+
+
+def pipeline_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """By the code of this package, which every system has."""
+    yield from _check_pipeline(job, "audio-visual-retrieval")
+
+
 def processor_by_package(job: dict[str, Any]) -> Iterator[str]:
     """By the code of this package."""
     yield from _processor(job)
@@ -304,16 +335,87 @@ def metric_by_package(job: dict[str, Any]) -> Iterator[str]:
     yield "it computes what this package does"
 
 
+def index_by_load_dataset(job: dict[str, Any]) -> Iterator[str]:
+    """As the data set that it is."""
+    from datasets import load_dataset
+
+    rows = load_dataset(job["where"], split="train", revision=job["revision"])
+    yield f"load_dataset gives its {len(rows):,} rows"
+
+
+def index_by_package(job: dict[str, Any]) -> Iterator[str]:
+    """Opened, and searched with one of its own embeddings."""
+    opened = importlib.import_module(f"{PACKAGE}.index").open_index
+    folder = _snapshot(job)
+    with opened(folder) as index:
+        hits, audio, visual = index.sample(1)
+        for name, rows in (("audio", audio), ("visual", visual)):
+            if len(hits) and not (rows != rows).any():
+                found = index.search_embeds(rows, among=name, made_by=index.identity.fingerprint, k=1)[0][0]
+                if found.score < 1 - CLOSE:
+                    raise RuntimeError(f"the nearest clip to {hits[0].clip_id} itself has a cosine of {found.score}")
+        yield f"it opens, and finds among {len(index):,} clips"
+
+
+def _snapshot(job: dict[str, Any]) -> Path:
+    """All files of what is looked at."""
+    from huggingface_hub import snapshot_download
+
+    if job["revision"] is None:
+        return Path(job["where"])
+    return Path(snapshot_download(job["where"], repo_type=job["repo_type"], revision=job["revision"]))
+
+
+def page_by_starting(job: dict[str, Any]) -> Iterator[str]:
+    """Started by the code that comes with it, and asked as a program asks it."""
+    import socket
+    import subprocess
+    import tempfile
+    import time
+
+    from gradio_client import Client
+
+    folder = _snapshot(job)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("SPACE_ID", "PYTHONPATH")}
+    environment |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with tempfile.TemporaryFile() as said:
+        command = [sys.executable, "app.py"]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            until, client = time.monotonic() + STARTS, None
+            while client is None:
+                try:
+                    client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+                except Exception:
+                    if process.poll() is not None or time.monotonic() > until:
+                        said.seek(0)
+                        last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+                        raise RuntimeError(f"it does not start: {last}") from None
+                    time.sleep(0.5)
+            about = client.predict(api_name="/describe")
+        finally:
+            process.terminate()
+            process.wait(20)
+    yield f"it starts, and has {about['clips']:,} clips to search"
+
+
 STEPS_BEFORE = {
-    "model": [blocks_without_package, model_by_remote_code, processor_by_remote_code],
+    "model": [blocks_without_package, model_by_remote_code, processor_by_remote_code, pipeline_by_remote_code],
     "data set": [data_blocks, data_by_load_dataset],
     "metric": [blocks_without_package, metric_by_load],
+    "index": [index_by_load_dataset],
+    "page": [page_by_starting],
 }
 """Without this package."""
 STEPS = {
-    "model": [blocks_with_package, processor_by_package, model_by_package],
+    "model": [blocks_with_package, processor_by_package, pipeline_by_package, model_by_package],
     "data set": [data_by_package],
     "metric": [blocks_with_package, metric_by_package],
+    "index": [index_by_package],
+    "page": [],
 }
 """With it."""
 
