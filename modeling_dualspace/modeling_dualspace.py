@@ -7,12 +7,15 @@ Zeng et al., "Learning Explicit and Implicit Dual Common Subspaces for Audio-vis
 $$L = L_{corr} + \alpha L_{dis} + \beta L_{cons}$$
 """
 
+import shutil
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
+from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
+from transformers.utils import HF_MODULES_CACHE, logging
 
 from .cca import CanonicalLayer
 from .configuration_dualspace import DualSubspaceConfig
@@ -25,6 +28,11 @@ from .targets import label_targets
 from .towers import FeatureStatistics, SubspaceTowers, init_layer
 
 logger = logging.get_logger(__name__)
+
+PIPELINE = "pipeline_dualspace"
+"""What the model's own code does not name, and goes along all the same."""
+# Not the name that the package registers: under that one, `pipeline` would ask those who have it to trust remote code.
+TASK = "audio-visual-retrieval-remote"
 
 
 class DualSubspaceModel(CrossModalModel):
@@ -253,6 +261,33 @@ class DualSubspaceModel(CrossModalModel):
             audio, visual = self._audio_outputs(batch["audio_features"]), self._visual_outputs(batch["visual_features"])
             check_outputs(audio, visual)
             yield audio, visual, batch.get("labels")
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As for any model of transformers; and with the code of its pipeline, for those without this package."""
+        code = self._pipeline_code()
+        if code is None:
+            vars(self.config).pop("custom_pipelines", None)
+        else:
+            made_by = {"impl": f"{PIPELINE}.AudioVisualRetrievalPipeline", "pt": ["AutoModel"], "type": "multimodal"}
+            self.config.custom_pipelines = {TASK: made_by}
+        folder = Path(save_directory)
+        if code is not None and is_main_process and not folder.is_file():  # of a file, transformers says what is wrong
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in (code, *map(Path, get_relative_import_files(code))):
+                shutil.copyfile(file, folder / file.name)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    def _pipeline_code(self) -> Path | None:
+        """The file of the pipeline; None where it can no longer be had."""
+        beside = Path(__file__).with_name(f"{PIPELINE}.py")
+        if beside.is_file():
+            return beside
+        place, revision = self.name_or_path or "", getattr(self.config, "_commit_hash", None)
+        try:  # of code that travelled, only what the model's names was brought along
+            return Path(HF_MODULES_CACHE, get_cached_module_file(place, beside.name, revision=revision))
+        except OSError:
+            logger.warning(f"There is no {beside.name} in {place!r}: the model is saved without its pipeline.")
+            return None
 
 
 DualSubspaceConfig.register_for_auto_class()

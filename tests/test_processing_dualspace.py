@@ -62,7 +62,9 @@ TRAVELS = {
     "vggish.py",
     "visual_backbones.py",
 }
-OF_BOTH = {"closed_config.py", "keeps_float32.py"}  # the model needs them too
+# The model needs them too, or its pipeline does.
+OF_BOTH = {"closed_config.py", "keeps_float32.py", "backbones.py", "optional.py"}
+OF_BOTH |= {"media.py", "media_inputs.py", "media_tracks.py"}
 # Means of a few vectors of float32, in float64, and rounded once: levels of 100 dB have steps of 8e-6.
 CLOSE = 2e-5
 FILM_SECONDS, FPS, RATE = 3.5, 12, 16_000

@@ -67,6 +67,8 @@ def job(folder: Path) -> dict:
 
 def test_a_stranger_tries_it_with_the_package_and_without_and_so_does_the_python_of_the_card(released):
     assert released["result"].count("its processor makes the features in its card") == 2
+    for task in ("audio-visual-retrieval-remote", "audio-visual-retrieval"):  # without the package, and with it
+        assert f"its pipeline ({task}) gives the embeddings in its card" in released["result"]
     card = (released["folder"] / "README.md").read_text()
     assert "AutoProcessor.from_pretrained" in card and "processor_config.json" in card
     assert released["result"].count("of the Python in its card runs") == card.count("```python\n") == 3

@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
-# What travels: the closure of flat relative imports of each entry of `auto_map`.
+# What travels: the closure of flat relative imports of each entry of `auto_map`, and of the pipeline.
 TRAVELS = {
     "average_precision.py",
+    "backbones.py",
     "cca.py",
+    "clip_gallery.py",
+    "clip_queries.py",
     "closed_config.py",
     "configuration_dualspace.py",
     "cosines.py",
@@ -19,11 +22,16 @@ TRAVELS = {
     "fusion.py",
     "keeps_float32.py",
     "losses.py",
+    "media.py",
+    "media_inputs.py",
+    "media_tracks.py",
     "modeling_crossmodal.py",
     "module_state.py",
     "modeling_dualspace.py",
     "moments.py",
+    "optional.py",
     "pair_moments.py",
+    "pipeline_dualspace.py",
     "ranking.py",
     "targets.py",
     "towers.py",
