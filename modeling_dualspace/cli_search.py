@@ -194,9 +194,9 @@ def _app(arguments: argparse.Namespace) -> int:
             return 0
         from .app import build_app, free_port, serve
 
+        port = free_port(arguments.host, arguments.port)
         limits = Limits(seconds=arguments.max_seconds, bytes=arguments.max_megabytes * 1_000_000)
         app = build_app(indexes, limits=limits, **({"title": arguments.title} if arguments.title else {}))
-        port = free_port(arguments.host, arguments.port)
         url = f"http://{'127.0.0.1' if arguments.host in ('0.0.0.0', '::') else arguments.host}:{port}/"
         said = json.dumps({"url": url}) if arguments.json else f"{url}   (Ctrl-C ends it)"
         print(said, flush=True)

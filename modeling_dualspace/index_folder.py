@@ -28,8 +28,8 @@ from .inverted_lists import LEAST, TRIED, Lists, cached_lists
 from .nearest import as_words, nearest
 
 ROW_GROUP = 65_536
-NUMBERS = 1 << 27
-"""Of embeddings that are read at a time."""
+AT_ONCE = 1 << 28
+"""Bytes of batches that are read together."""
 WORTH_KEEPING = 1 << 20
 """Numbers of embeddings from which on `.cache` is written."""
 SETTLED = 2_000_000_000
@@ -72,9 +72,7 @@ class FolderStore:
             for rows in batches:
                 _write_shard(folder / "data", rows, number)
                 clips, number = clips + rows.num_rows, number + 1
-            if not number:
-                _write_shard(folder / "data", schema(identity).empty_table(), 0)
-            write_index_card(folder, identity, clips, max(1, number), name=out.resolve().name)
+            write_index_card(folder, identity, clips, number, name=out.resolve().name)
         return cls(out, identity)
 
     @classmethod
@@ -119,13 +117,14 @@ class FolderStore:
 
     def _groups(self, shards: Sequence[str]) -> Iterator[list[str]]:
         """Batches that are read together."""
-        group, numbers = [], 0
+        group: list[str] = []
+        size = 0
         for shard in shards:
             group.append(shard)
-            numbers += pq.read_metadata(self.folder / "data" / shard).num_rows * 2 * self.identity.width
-            if numbers > NUMBERS:
+            size += (self.folder / "data" / shard).stat().st_size
+            if size > AT_ONCE:
                 yield group
-                group, numbers = [], 0
+                group, size = [], 0
         if group:
             yield group
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from .index_filter import Filter
 from .index_rows import FACTS, MODALITIES, Hit, Identity, packed, schema
-from .milvus_place import SECONDS, Place, connect, disconnect, no_collection, speaking
+from .milvus_place import SECONDS, Place, connect, disconnect, no_collection, speaking, was_closed
 from .milvus_rows import Rows, expression, facts_column, fields_of, hit_of, literal, one_of, stored_field
 from .optional import require
 
@@ -44,6 +44,19 @@ class MilvusStore:
         self.engine = "Milvus Lite, exact" if place.is_local else "Milvus, exact"
         self.rows = Rows(identity, bits)
         self._client: Any = client
+
+    @classmethod
+    def exists(cls, uri: str) -> bool:
+        """Whether there is a collection, which may be no index."""
+        place = Place.parse(uri)
+        if place.is_local and not place.folder.exists():  # connecting would make it
+            return False
+        client = connect(place)
+        try:
+            with speaking(place):
+                return bool(client.has_collection(place.collection, timeout=SECONDS))
+        finally:
+            disconnect(place, client)
 
     @classmethod
     def create(cls, uri: str, identity: Identity) -> "MilvusStore":
@@ -81,7 +94,7 @@ class MilvusStore:
     def _call(self, name: str, **settings: Any) -> Any:
         client = self._client
         if client is None:
-            raise ValueError(f"{self.place} was closed: open the index anew.")
+            raise ValueError(was_closed(self.place))
         with speaking(self.place):
             return getattr(client, name)(self.place.collection, timeout=SECONDS, **settings)
 
@@ -234,6 +247,9 @@ def _create(client: Any, place: Place, identity: Identity) -> bool:
     """Makes the collection, and returns whether it keeps codes as bits, which Milvus Lite does not."""
     pymilvus = require("pymilvus", extra="search")
     about = json.dumps(identity.to_dict())
+    # Milvus Lite forgets descriptions, and keeps properties; a server might refuse those it does not know.
+    is_lite = "lite" in client.get_server_version(timeout=SECONDS).lower()
+    more = {"properties": {PROPERTY: about}} if is_lite else {}
     for bits in (True, False) if identity.codes else (False,):
         wide = client.create_schema(auto_id=False, enable_dynamic_field=False, description=about)
         for field in fields_of(identity, pymilvus.DataType, bits):
@@ -242,8 +258,6 @@ def _create(client: Any, place: Place, identity: Identity) -> bool:
         for name in MODALITIES:
             kind = {"index_type": "BIN_FLAT", "metric_type": "HAMMING"} if bits else {"index_type": "FLAT"}
             index.add_index(f"{name}_embeds", **{"metric_type": "IP", **kind})
-        # Milvus Lite forgets descriptions, and keeps properties; a server might refuse those it does not know.
-        more = {"properties": {PROPERTY: about}} if place.is_local else {}
         try:
             client.create_collection(place.collection, schema=wide, consistency_level="Strong", timeout=SECONDS, **more)
         except pymilvus.MilvusException:

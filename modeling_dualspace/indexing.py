@@ -51,9 +51,9 @@ def index_clips(
         progress: show bars on stderr.
     """
     extracted: dict[str, Any] = {}
+    if is_there(out):  # what is wrong with it is better known before films are read
+        open_index(out, model=model, trust_remote_code=trust_remote_code).model  # noqa: B018
     if _are_films(data):
-        if is_uri(out) and films is None:
-            films = _root(data)
         features = Path(out.partition("#")[0]).with_name(f"{Path(out.partition('#')[0]).name}-features")
         extracted = _extract(model, data, features, window, hop, trust_remote_code, command, progress)
         data, films = str(features), films or _root(data)

@@ -363,7 +363,10 @@ def _snapshot(job: dict[str, Any]) -> Path:
 
     if job["revision"] is None:
         return Path(job["where"])
-    return Path(snapshot_download(job["where"], repo_type=job["repo_type"], revision=job["revision"]))
+    # Files, as a Space has them, where the cache has links.
+    name = f"{job['repo_type']}-{job['repo_id'].replace('/', '-')}"
+    settings = {"repo_type": job["repo_type"], "revision": job["revision"], "local_dir": Path.cwd() / name}
+    return Path(snapshot_download(job["where"], **settings))
 
 
 def page_by_starting(job: dict[str, Any]) -> Iterator[str]:
@@ -393,7 +396,8 @@ def page_by_starting(job: dict[str, Any]) -> Iterator[str]:
                     if process.poll() is not None or time.monotonic() > until:
                         said.seek(0)
                         last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-                        raise RuntimeError(f"it does not start: {last}") from None
+                        reason = re.sub(r"^[\w.]*(Error|Exception): ", "", last)
+                        raise RuntimeError(f"it does not start: {reason}") from None
                     time.sleep(0.5)
             about = client.predict(api_name="/describe")
         finally:
