@@ -130,7 +130,7 @@ def _warm(catalogues: Sequence[Catalogue]) -> None:
         try:
             _ = catalogue.plane, catalogue.index.processor
         except Exception as error:
-            logger.warning("%s has no model to search by files with: %s", catalogue.name, error)
+            logger.warning("%s has no model at hand to search by files with: %s", catalogue.name, error)
 
 
 async def _tidy(uploads: Uploads) -> None:

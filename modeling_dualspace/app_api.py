@@ -4,7 +4,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .app_search import MOST, Catalogue, Query, RefusedError, Wish, public_facts
+from .app_query import MOST, Query, RefusedError, Wish
+from .app_search import Catalogue, public_facts
 
 TOGETHER: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "search"}
 """Searches that run at a time, of the page and of programs; more wait their turn."""

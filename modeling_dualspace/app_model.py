@@ -163,8 +163,8 @@ def _promises(catalogue: Catalogue, keep: float) -> str:
     limits = list(_limits(catalogue))
     said = f" It may have {' and '.join(limits)} at most." if limits else ""
     return (
-        "<h2>What happens to your files</h2><p>What you send or record is turned into a vector, and removed within "
-        f"{round(keep / 60)} minutes. Nobody else can fetch it, and nobody is told what you searched with.{said}</p>"
+        "<h2>What happens to your files</h2><p>What you send or record is turned into a vector, and kept for "
+        f"{round(keep / 60)} minutes, so that you can search with it again. Nobody else can fetch it.{said}</p>"
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from .app_api import TOGETHER, Endpoints, chosen, picture_input
 from .app_map import marks_of
 from .app_model import about_html, model_html, style_variables
+from .app_query import MOST, Query, RefusedError, Wish
 from .app_results import EMPTY, error_html, examples_html, pick_examples, results_html
-from .app_search import MOST, Catalogue, Query, RefusedError, Wish
+from .app_search import Catalogue
 from .figure_style import DARK, LIGHT
 from .index_rows import OTHER
 
@@ -104,13 +105,13 @@ class Page:
             with gr.Tab("Film") as self.film_tab:
                 self.film = gr.Video(
                     sources=["upload", "webcam"], include_audio=True, show_label=False, label="A film",
-                    height=260, webcam_options=gr.WebcamOptions(mirror=False), elem_id="ds-film",
+                    webcam_options=gr.WebcamOptions(mirror=False), elem_id="ds-film",
                 )  # fmt: skip
                 choices = [("its pictures", "visual"), ("its sound", "audio")]
                 self.track = gr.Radio(choices, value="visual", label="Search with", elem_id="ds-track")
             with gr.Tab("Picture") as self.picture_tab:
                 self.picture = picture_input(
-                    gr, sources=["upload", "webcam", "clipboard"], show_label=False, label="A picture", height=230,
+                    gr, sources=["upload", "webcam", "clipboard"], show_label=False, label="A picture",
                     elem_id="ds-picture",
                 )  # fmt: skip
         choices = [("pictures", "visual"), ("sounds", "audio")]

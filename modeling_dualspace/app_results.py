@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .app_search import TRACKS, Answer, Catalogue
+from .app_query import TRACKS, Answer
+from .app_search import Catalogue
 from .index_rows import Hit
 
 EMPTY = """<div class="ds-empty"><h2>Find video by sound, and sound by video</h2>

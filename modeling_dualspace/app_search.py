@@ -1,4 +1,4 @@
-"""What the page searches: its indexes, what a visitor asks of one, and the answer, in words and as JSON."""
+"""What the page searches: its indexes, and how each answers a visitor."""
 
 import base64
 import binascii
@@ -6,8 +6,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,92 +16,16 @@ import numpy as np
 import pyarrow.compute as pc
 
 from .app_map import Plane, fit_plane
+from .app_query import MOST, TRACKS, Answer, Query, RefusedError, Wish, told
 from .index_filter import Filter
 from .index_rows import MODALITIES, OTHER, Hit
-from .media import Film, Limits, MediaError
+from .media import Film, Limits
 from .media_inputs import as_pixels
 
 logger = logging.getLogger(__name__)
 
-MOST = 50
-"""Clips that are shown at a time."""
 SAMPLE = 2_000
 """Clips of the map."""
-TRACKS = {"audio": "sound", "visual": "pictures"}
-"""What a person calls the modalities."""
-UNKNOWN = "The search failed, and not by your doing: whoever runs this page finds the reason in its log."
-
-
-class RefusedError(ValueError):
-    """What a visitor is told, in one sentence."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """What somebody searches with: one track of a file, or of a clip that is in the index.
-
-    Args:
-        track: the modality that asks.
-        path: of the file.
-        picture: whether it is a single one.
-        clip_id: of the clip, otherwise.
-    """
-
-    track: str
-    path: str | None = None
-    picture: bool = False
-    clip_id: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        return str(self.clip_id) if self.path is None else os.path.basename(self.path)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What may be found.
-
-    Args:
-        among: the modality that is searched; None is the one that does not ask.
-        k: clips, at most.
-        labels: of any of which they are.
-        where: what their metadata say, `year>=2010, city=Oslo`.
-        films: the best window of each film only.
-    """
-
-    among: str | None = None
-    k: int = 10
-    labels: Sequence[str] = ()
-    where: str = ""
-    films: bool = False
-
-    @property
-    def conditions(self) -> list[str]:
-        """One by one."""
-        texts = (self.where or "").replace("\n", ",").replace(";", ",").split(",")
-        return [text.strip() for text in texts if text.strip()]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found.
-
-    Args:
-        query: that was asked.
-        among: what was searched.
-        hits: the best first.
-        embedding: of the query, `(d,)`.
-        seconds: that it took.
-        note: what a visitor should know.
-    """
-
-    query: Query
-    among: str
-    hits: list[Hit]
-    embedding: np.ndarray
-    seconds: float
-    note: str = ""
 
 
 @dataclass
@@ -167,7 +90,7 @@ class Catalogue:
     def search(self, query: Query, wish: Wish) -> Answer:
         """The clips that fit; raises what a visitor can be told."""
         begun = time.perf_counter()
-        with _told(query):
+        with told(query):
             among = wish.among or OTHER[query.track]
             if among not in MODALITIES:
                 raise RefusedError(f"Clips are searched by `audio` or by `visual`, got {among!r}.")
@@ -184,7 +107,7 @@ class Catalogue:
         if not 1 <= int(wish.k) <= MOST:
             raise RefusedError(f"Between 1 and {MOST} clips can be shown, got {wish.k}.")
         for label in wish.labels:
-            if label not in self.colours:
+            if label not in self.colours and label not in self.index.labels():  # it may have come since
                 near = difflib.get_close_matches(str(label), self.labels, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.labels[:8]) or 'none'}."
                 raise RefusedError(f"No clip here is labelled {label!r}: {hint}")
@@ -194,6 +117,7 @@ class Catalogue:
         if query.clip_id is not None:
             return self._stored(query.clip_id, query.track)
         path = str(query.path)
+        self._check_model()
         if query.picture:
             return self.index.embed(image=as_pixels(path, self.limits))
         with Film(path, self.limits) as film:
@@ -203,6 +127,14 @@ class Catalogue:
             has = "sound" if query.track == "audio" else "picture"
             raise RefusedError(f"{query.name!r} has no {has}: search with its {other}, or take another file.")
         return self.index.embed(audio=path) if query.track == "audio" else self.index.embed(video=path)
+
+    def _check_model(self) -> None:
+        """Raises where there is nothing to embed a file with; why is told to whoever runs the page."""
+        try:
+            _ = self.index.processor
+        except Exception as error:
+            logger.warning("%s has no model at hand to search by files with: %s", self.name, error)
+            raise RefusedError("Files cannot be searched with here just now: take one of the clips.") from None
 
     def _stored(self, clip_id: str, track: str) -> np.ndarray:
         """The embedding of a clip of the index."""
@@ -245,28 +177,6 @@ def _without_path(part: Any) -> Any:
     if isinstance(part, Mapping):
         return {key: _without_path(value) for key, value in part.items() if key != "path"}
     return [_without_path(each) for each in part] if isinstance(part, list) else part
-
-
-@contextmanager
-def _told(query: Query) -> Iterator[None]:
-    """Whatever goes wrong is one sentence that names no place of this machine."""
-    try:
-        yield
-    except RefusedError:
-        raise
-    except MediaError as error:
-        raise RefusedError(_here(query, f"{query.name!r} {error.reason}.")) from None
-    except ValueError as error:
-        raise RefusedError(_here(query, str(error))) from None
-    except Exception:
-        logger.exception("A search with %s failed.", query.name)
-        raise RefusedError(UNKNOWN) from None
-
-
-def _here(query: Query, text: str) -> str:
-    """A sentence with the name of a file in place of where it lies."""
-    text = " ".join(text.split())
-    return text.replace(query.path, query.name) if query.path else text
 
 
 def catalogues_of(indexes: Sequence[Any], limits: Limits) -> list[Catalogue]:

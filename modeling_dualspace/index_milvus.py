@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from .index_filter import Filter
 from .index_rows import FACTS, MODALITIES, Hit, Identity, packed, schema
-from .milvus_place import SECONDS, Place, connect, disconnect, no_collection, speaking, was_closed
+from .milvus_place import SECONDS, Place, connect, disconnect, no_collection, speaking
 from .milvus_rows import Rows, expression, facts_column, fields_of, hit_of, literal, one_of, stored_field
 from .optional import require
 
@@ -93,10 +93,14 @@ class MilvusStore:
 
     def _call(self, name: str, **settings: Any) -> Any:
         client = self._client
-        if client is None:
-            raise ValueError(was_closed(self.place))
-        with speaking(self.place):
-            return getattr(client, name)(self.place.collection, timeout=SECONDS, **settings)
+        try:
+            if client is not None:
+                with speaking(self.place):
+                    return getattr(client, name)(self.place.collection, timeout=SECONDS, **settings)
+        except (ValueError, ConnectionError):
+            if self._client is not None:  # no other thread closed it meanwhile
+                raise
+        raise ValueError(f"{self.place} was closed: open the index anew.")
 
     def _query(self, filter: str, fields: Sequence[str], **settings: Any) -> list[Mapping[str, Any]]:
         settings |= {"filter": filter, "output_fields": list(fields), "consistency_level": "Strong"}

@@ -155,8 +155,6 @@ def speaking(place: Place) -> Iterator[None]:
         said = one_line(str(getattr(error, "message", "") or error))[:300]
         code = getattr(error, "code", None)
         code = code() if callable(code) else code
-        if "closed channel" in said:  # to who searches as another thread closes
-            raise ValueError(was_closed(place)) from None
         if code == grpc.StatusCode.UNAUTHENTICATED or "auth check failure" in said:
             raise ValueError(f"{place.uri} wants another token ({said}): put it into {TOKEN}.") from None
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) or _SILENCE.match(said):
@@ -166,11 +164,6 @@ def speaking(place: Place) -> Iterator[None]:
         raise ValueError(f"Milvus at {place} refused: {said}.") from None
     finally:
         _speaking.reset(before)
-
-
-def was_closed(place: Place) -> str:
-    """What to say to who goes on with what was closed."""
-    return f"{place} was closed: open the index anew."
 
 
 def no_collection(place: Place) -> str:

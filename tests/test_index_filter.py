@@ -13,7 +13,7 @@ METADATA = [
     {"year": 2009, "city": "Oslo"}, {"year": 2010, "city": "Bergen"}, {"year": "2011"}, {"city": "Oslo"}, None,
     {"year": 2010.5, "live": True}, {"year": None, "city": ["Oslo"]}, {"year": True},
 ]  # fmt: skip
-LABELS = [["dog"], ["dog", "cat"], [], ["cat"], None, ["bird"], ["dog"], ["it's, \"odd\""]]
+LABELS = [["dog"], ["dog", "cat"], [], ["cat"], None, ["bird"], ["dog"], ['it\'s, "odd"']]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_conditions_on_metadata(facts, where, rows):
 
 @pytest.mark.parametrize(
     "labels, rows",
-    [("dog", [0, 1, 6]), (["cat", "bird"], [1, 3, 5]), ("it's, \"odd\"", [7]), ("do", []), ([], list(range(8)))],
+    [("dog", [0, 1, 6]), (["cat", "bird"], [1, 3, 5]), ('it\'s, "odd"', [7]), ("do", []), ([], list(range(8)))],
 )
 def test_any_of_the_labels(facts, labels, rows):
     assert met(facts, labels=labels) == rows

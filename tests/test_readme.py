@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import wave
 from glob import glob
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import load_dataset
 
@@ -15,6 +17,7 @@ from modeling_dualspace.paper_networks import NETWORKS, own_settings
 from modeling_dualspace.recipe import known_recipes, load_recipe
 from modeling_dualspace.release_plan import known_releases
 from modeling_dualspace.resources import resource
+from modeling_dualspace.sample_clips import write_clips
 from modeling_dualspace.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +29,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 NOT_RUN = {
     "make demo": "makes the environment this runs in; CI does so",
     "make test": "is what runs this",
+    "make app": "waits for visitors; tests/test_app_browser.py is one",
     "python dataset_scripts/vegas.py": "needs the authors' features; tests/test_vegas.py has small ones",
     "accelerate launch training/train.py": "needs VEGAS; tests/test_two_hosts.py launches another",
     "torchrun --nproc_per_node 2": "is run by tests/test_cli.py",
@@ -33,8 +37,29 @@ NOT_RUN = {
     "hf auth login": "asks a person for a token",
     "dualspace push everything": "needs recordings; tests/test_three_lines.py has it",
 }
-SMALLER = {"synthetic_features": ["--rows", "1500"], "sample_clips": ["--clips-per-class", "6", "--seconds", "0.5"]}
+SMALLER = {
+    "dataset_scripts/synthetic_features.py": ["--rows", "1500"],
+    "dataset_scripts/sample_clips.py": ["--clips-per-class", "6", "--seconds", "0.5"],
+    "train finetune data.path=my-features": [
+        "train.min_steps=20",
+        "model.audio_hidden=[64]",
+        "model.visual_hidden=[64]",
+    ],
+}
 """What the readme makes, at a fraction of the size."""
+
+
+def smaller(words):
+    """What makes a command smaller."""
+    return next((more for start, more in SMALLER.items() if " ".join(words[1:]).startswith(start)), [])
+
+
+def make_one_s_own_films():
+    """`my_videos`, and a sound."""
+    write_clips(Path("my_videos"), 6, 0.5, seed=1, progress=False)
+    with wave.open("bark.wav", "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((8000 * np.sin(np.arange(16_000) ** 1.2)).astype("<i2").tobytes())
 
 
 def commands_of(text):
@@ -54,6 +79,7 @@ def test_every_command_of_the_readme_is_run_or_is_in_the_list():
 def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, script, request):
     """In its own order; releases go to a Hub on this machine, once one is needed."""
     monkeypatch.chdir(tmp_path)
+    make_one_s_own_films()
     monkeypatch.setattr(release, "verify", lambda staged, commits=None: {one.repo_id: [] for one in staged})
     names: dict = {"__name__": "readme"}
     hub = None
@@ -65,11 +91,12 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, script, reque
             words = shlex.split(line, comments=True)
             if words[0] == "python":
                 name = re.match(r"dataset_scripts/(\w+)\.py", words[1])[1]
-                assert script(name).main([*words[2:], *SMALLER[name]]) == 0, line
+                assert script(name).main([*words[2:], *smaller(words)]) == 0, line
                 continue
             if words[1] == "push" and "--dry-run" not in words and hub is None:
                 hub = request.getfixturevalue("online")
-            assert main([name for word in words[1:] for name in (sorted(glob(word)) or [word])]) == 0, line
+            given = [name for word in words[1:] for name in (sorted(glob(word)) or [word])]
+            assert main([*given, *smaller(words)]) == 0, line
     assert names["best"].shape == (300, 5)
     assert (tmp_path / "my-dualspace" / "model.safetensors").exists()
     assert names["scores"]["map"] > 0 and names["precisions"].shape == (300,)
@@ -162,7 +189,7 @@ def test_every_training_command_of_the_manual_names_a_recipe_and_keys_that_exist
     for _, _, recipe, *rest in commands:
         load_recipe(recipe, [word for word in rest if "=" in word])
     assert len(commands) >= 7
-    for line in re.findall(r"^dualspace push .*$", text, re.MULTILINE):
+    for line in re.findall(r"^dualspace (?:push|index|search|app) .*$", text, re.MULTILINE):
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, "training/README.md", "exec")
