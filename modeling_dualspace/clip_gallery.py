@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from .clip_queries import stacked
-from .cosines import as_scores, unit_rows
+from .cosines import unit_rows
 from .media_inputs import is_path
+from .nearest import Vectors, nearest
 
 Array = np.ndarray
 FIELDS = ("clip_id", "path", "start", "end", "labels", "metadata")
 """Of what an index finds."""
-SCORES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,11 @@ def gallery_of(given: Any) -> Any:
 
 def ranked(embeds: Array, rows: Array, files: list[Any] | None, top_k: int) -> Iterator[list[dict[str, Any]]]:
     """The best rows for each query, best first; of equal ones the earlier first."""
-    top_k = min(top_k, len(rows))
-    for batch in np.array_split(embeds, -(-len(embeds) * len(rows) // SCORES_AT_ONCE)):
-        for scores in as_scores(unit_rows(batch) @ rows.T):
-            least = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
-            near = np.flatnonzero(scores >= least)
-            best = near[np.argsort(-scores[near], kind="stable")][:top_k].tolist()
-            yield [{"score": float(scores[row]), "clip": files[row] if files else row} for row in best]
+    gallery = Vectors([np.ascontiguousarray(rows.T, dtype=np.float32)])
+    queries = np.ascontiguousarray(unit_rows(embeds), dtype=np.float32)
+    for found, scores in nearest(gallery, queries, top_k):
+        pairs = zip(found.tolist(), scores.tolist(), strict=True)
+        yield [{"score": score, "clip": files[row] if files else row} for row, score in pairs]
 
 
 def found_by_index(hit: Any) -> dict[str, Any]:

@@ -333,7 +333,7 @@ def test_equal_clips_come_in_their_order(pipe, batch):
 def test_a_large_gallery_is_scored_in_parts(pipe, batch, monkeypatch):
     gallery = visual_rows(pipe(visual_features=batch["visual_features"]))
     whole = pipe(audio_features=batch["audio_features"], gallery=gallery)
-    monkeypatch.setattr("modeling_dualspace.clip_gallery.SCORES_AT_ONCE", 130)
+    monkeypatch.setattr("modeling_dualspace.nearest.FLOATS", 130)
     assert pipe(audio_features=batch["audio_features"], gallery=gallery) == whole
 
 

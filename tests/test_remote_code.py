@@ -29,6 +29,7 @@ TRAVELS = {
     "module_state.py",
     "modeling_dualspace.py",
     "moments.py",
+    "nearest.py",
     "optional.py",
     "pair_moments.py",
     "pipeline_dualspace.py",
