@@ -3,13 +3,13 @@
     python benchmarks/search.py [--quick] [--check]
 
 An index of 10,000, 100,000 and 1,000,000 clips of 10 and of 512 numbers (of a million at 512 the pictures alone: the
-sounds would be 2 GB more), and of codes of 64 bits: seconds to build, to open and to open again, bytes on disk, median and
-99th percentile of a single query for the first ten, queries a second of 64 at once. Beside it, in the same run and in
-turn, FAISS flat and a product and a partition by NumPy over the same rows; Milvus Lite's file to 100,000; and what
-inverted lists miss and gain. The first ten are compared with a sort of all scores in float64. Goals: a million of 10 below
-15 ms; a query within 1.5 x FAISS flat at every size from 100,000 on (below, both are fractions of a millisecond, and ours
-looks up what the clips are besides); the first ten those of the sort, always. (--quick: to 100,000 of 10, 10,000 of 512,
-Milvus to 10,000.)
+sounds would be 2 GB more), and of codes of 64 bits: seconds to build, to open and to open again, bytes on disk,
+median and 99th percentile of a single query for the first ten, queries a second of 64 at once. Beside it, in the same
+run and in turn, FAISS flat and a product and a partition by NumPy over the same rows; Milvus Lite's file to 100,000;
+and what inverted lists miss and gain. The first ten are compared with a sort of all scores in float64. Goals: a
+million of 10 below 15 ms; a query within 1.5 x FAISS flat at every size from 100,000 on (below, both are fractions of
+a millisecond, and ours looks up what the clips are besides); the first ten those of the sort, always. (--quick: to
+100,000 of 10, 10,000 of 512, Milvus to 10,000.)
 """
 
 import logging

@@ -78,15 +78,19 @@ def build_app(
 
     app = fastapi.FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     add_routes(app, catalogues)
-    blocks = Page(gr, catalogues, title, results, examples, keep).build()
+    _mount(gr, app, Page(gr, catalogues, title, results, examples, keep).build(), limits.bytes)
+    app.add_middleware(Gate, uploads=uploads)
+    return app
+
+
+def _mount(gr: Any, app: Any, blocks: Any, most_bytes: int) -> None:
+    """Puts the page into the app, with everything of Gradio's that it does not need left out."""
     gr.mount_gradio_app(
-        app, blocks, path="/", theme=page_theme(gr), css=page_css(), max_file_size=limits.bytes, allowed_paths=[],
+        app, blocks, path="/", theme=page_theme(gr), css=page_css(), max_file_size=most_bytes, allowed_paths=[],
         show_error=False, ssr_mode=False, enable_monitoring=False, run_history=False, mcp_server=False, pwa=False,
         footer_links=["api"], app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
     blocks.has_launched = True  # else Gradio takes any path of this machine for an upload
-    app.add_middleware(Gate, uploads=uploads)
-    return app
 
 
 def serve(app: Any, host: str = "127.0.0.1", port: int = 7860, *, open_browser: bool = False) -> None:

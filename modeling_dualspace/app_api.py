@@ -32,33 +32,33 @@ class Endpoints:
         self.gr, self.catalogues = gr, catalogues
 
     def _search(self, query: Query, settings: Sequence[Any]) -> list[dict[str, Any]]:
-        among, k, labels, where, films, model = settings
+        among, k, labels, where, per_film, model = settings
         if not query.path and not query.clip_id:
             raise self.gr.Error("Nothing came to search with: send a file, or the id of a clip.", print_exception=False)
         catalogue = chosen(self.catalogues, model)
         wish = Wish(
-            among if among in ("audio", "visual") else None, int(k or 0), labels or (), where or "", bool(films)
+            among if among in ("audio", "visual") else None, int(k or 0), labels or (), where or "", bool(per_film)
         )
         try:
             return catalogue.to_json(catalogue.search(query, wish).hits)
         except RefusedError as error:
             raise self.gr.Error(str(error), print_exception=False) from None
 
-    def search_by_sound(self, sound, among, k, labels, where, films, model):
+    def search_by_sound(self, sound, among, k, labels, where, per_film, model):
         """Clips whose pictures fit a sound."""
-        return self._search(Query("audio", sound), (among, k, labels, where, films, model))
+        return self._search(Query("audio", sound), (among, k, labels, where, per_film, model))
 
-    def search_by_film(self, film, track, among, k, labels, where, films, model):
+    def search_by_film(self, film, track, among, k, labels, where, per_film, model):
         """Clips that fit a film: its pictures, or its sound."""
-        return self._search(Query(track, film), (among, k, labels, where, films, model))
+        return self._search(Query(track, film), (among, k, labels, where, per_film, model))
 
-    def search_by_picture(self, picture, among, k, labels, where, films, model):
+    def search_by_picture(self, picture, among, k, labels, where, per_film, model):
         """Clips whose sound fits a picture."""
-        return self._search(Query("visual", picture, picture=True), (among, k, labels, where, films, model))
+        return self._search(Query("visual", picture, picture=True), (among, k, labels, where, per_film, model))
 
-    def search_by_clip(self, clip_id, track, among, k, labels, where, films, model):
+    def search_by_clip(self, clip_id, track, among, k, labels, where, per_film, model):
         """Clips that fit one of the index."""
-        return self._search(Query(track, clip_id=clip_id), (among, k, labels, where, films, model))
+        return self._search(Query(track, clip_id=clip_id), (among, k, labels, where, per_film, model))
 
     def describe(self, model):
         """What an index holds, and whose embeddings they are."""
@@ -84,10 +84,10 @@ class Endpoints:
                 labels, value=[], multiselect=True, allow_custom_value=True, label="Labels, any of which"
             )
             where = gr.Textbox("", label="What metadata must say: year>=2010, city=Oslo")
-            films = gr.Checkbox(False, label="The best clip of each film only")
+            per_film = gr.Checkbox(False, label="The best clip of each film only")
             model = gr.Dropdown(names, value=names[0], label="The index")
             found, button = gr.JSON(label="clips"), gr.Button()
-        rest = [among, k, only, where, films, model]
+        rest = [among, k, only, where, per_film, model]
 
         def endpoint(function: Callable[..., Any], inputs: list[Any], said: str) -> None:
             settings = {"api_name": function.__name__, "api_description": said, **TOGETHER}

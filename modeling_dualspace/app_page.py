@@ -116,13 +116,7 @@ class Page:
                 )  # fmt: skip
         choices = [("pictures", "visual"), ("sounds", "audio")]
         self.among = gr.Radio(choices, value="visual", label="Search among", elem_id="ds-among")
-        with gr.Accordion("Filter, and how many", open=False, elem_id="ds-filter"):
-            self.labels = gr.Dropdown(first.labels, multiselect=True, label="Labels, any of which", elem_id="ds-labels")
-            self.where = gr.Textbox(
-                label="What is known of a clip", placeholder="year>=2010, city=Oslo", elem_id="ds-where"
-            )
-            self.films = gr.Checkbox(label="The best clip of each film only")
-            self.k = gr.Slider(1, MOST, 12, step=1, label="Clips, at most", elem_id="ds-k")
+        self._filters(first)
         self.name = gr.Dropdown(
             names, value=names[0], label="Model and index", visible=len(names) > 1, elem_id="ds-model"
         )
@@ -130,6 +124,17 @@ class Page:
         script = _read("app_results.js")
         hits = pick_examples(first, self.examples)
         self.begin = gr.HTML(examples_html(first, hits), js_on_load=script, apply_default_css=False, elem_id="ds-begin")
+
+    def _filters(self, first: Catalogue) -> None:
+        """What may be found, and how much of it."""
+        gr = self.gr
+        with gr.Accordion("Filter, and how many", open=False, elem_id="ds-filter"):
+            self.labels = gr.Dropdown(first.labels, multiselect=True, label="Labels, any of which", elem_id="ds-labels")
+            self.where = gr.Textbox(
+                label="What is known of a clip", placeholder="year>=2010, city=Oslo", elem_id="ds-where"
+            )
+            self.films = gr.Checkbox(label="The best clip of each film only")
+            self.k = gr.Slider(1, MOST, 12, step=1, label="Clips, at most", elem_id="ds-k")
 
     def _found(self) -> None:
         """Where the answer goes."""
@@ -186,7 +191,7 @@ class Page:
 
         return by_this_file
 
-    def by_file(self, kind, sound, film, picture, track, among, k, labels, where, films, name):
+    def by_file(self, kind, sound, film, picture, track, among, k, labels, where, per_film, name):
         """Searches with what was sent."""
         queries = {
             "sound": Query("audio", sound),
@@ -195,16 +200,16 @@ class Page:
         }
         if not queries[kind].path:
             return error_html(NOTHING), self.gr.skip()
-        return self._answer(chosen(self.catalogues, name), queries[kind], Wish(among, k, labels, where, films))
+        return self._answer(chosen(self.catalogues, name), queries[kind], Wish(among, k, labels, where, per_film))
 
-    def by_clip(self, event, among, k, labels, where, films, name):
+    def by_clip(self, event, among, k, labels, where, per_film, name):
         """Searches with a clip: by the track of it that was shown, or by the one that finds what is looked for."""
         number, track = int(event["map"]), event.get("track")
         catalogue = self.catalogues[number if 0 <= number < len(self.catalogues) else 0]
         if track in OTHER:
             among = OTHER[track]
         query = Query(track if track in OTHER else OTHER[among], clip_id=str(event["clip_id"]))
-        return self._answer(catalogue, query, Wish(among, k, labels, where, films))
+        return self._answer(catalogue, query, Wish(among, k, labels, where, per_film))
 
     def _answer(self, catalogue: Catalogue, query: Query, wish: Wish) -> tuple[Any, Any]:
         """What is shown: cards, and marks on the map."""

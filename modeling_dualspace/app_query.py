@@ -55,14 +55,14 @@ class Wish:
         k: clips, at most.
         labels: of any of which they are.
         where: what their metadata say, `year>=2010, city=Oslo`.
-        films: the best window of each film only.
+        per_film: the best window of each film only.
     """
 
     among: str | None = None
     k: int = 10
     labels: Sequence[str] = ()
     where: str = ""
-    films: bool = False
+    per_film: bool = False
 
     @property
     def conditions(self) -> list[str]:

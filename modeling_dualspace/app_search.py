@@ -96,7 +96,8 @@ class Catalogue:
                 raise RefusedError(f"Clips are searched by `audio` or by `visual`, got {among!r}.")
             self._check(wish)
             embedding = self._embedding(query)
-            settings = {"k": int(wish.k), "labels": list(wish.labels), "where": wish.conditions, "films": wish.films}
+            settings = {"k": int(wish.k), "labels": list(wish.labels), "where": wish.conditions}
+            settings |= {"per_film": wish.per_film}
             hits = self.index.search_embeds(
                 embedding, among=among, made_by=self.index.identity.fingerprint, **settings
             )[0]

@@ -117,7 +117,7 @@ def _search(arguments: argparse.Namespace) -> int:
     opening = {name: getattr(arguments, name) for name in ("model", "approximate", "trust_remote_code")}
     query = {name: getattr(arguments, name) for name in ("audio", "video", "image", "among", "k", "where")}
     with quiet(), open_index(arguments.index, **opening) as index:
-        hits = index.search(labels=arguments.label, films=arguments.per_film, **query)
+        hits = index.search(labels=arguments.label, per_film=arguments.per_film, **query)
     if arguments.json:
         print(json.dumps([hit.to_dict() for hit in hits]))
         return 0

@@ -259,7 +259,7 @@ class Index:
 
     def search(
         self, *, audio: Any = None, video: Any = None, image: Any = None, among: str | None = None, k: int = 10,
-        labels: str | Sequence[str] = (), where: str | Sequence[str] = (), films: bool = False, **settings: Any,
+        labels: str | Sequence[str] = (), where: str | Sequence[str] = (), per_film: bool = False, **settings: Any,
     ) -> list[Hit]:  # fmt: skip
         """The clips nearest to a sound, or to pictures: among the pictures, or among the sounds.
 
@@ -271,17 +271,17 @@ class Index:
             k: how many.
             labels: only clips of one of these.
             where: only clips whose metadata say so: `year>=2010`, `split=test`.
-            films: only the best clip of each film.
+            per_film: only the best clip of each film.
             settings: what the processor takes.
         """
         _check_among(among)
         wanted, k = Filter.of(labels, where), _check_k(k)  # what is wrong is said before any film is read
         modality, embeds = self._queries.embed(audio=audio, video=video, image=image, **settings)
-        return self._search(embeds, among or OTHER[modality], k, wanted, films)[0]
+        return self._search(embeds, among or OTHER[modality], k, wanted, per_film)[0]
 
     def search_embeds(
         self, embeds: Any, *, among: str, made_by: Any, k: int = 10, labels: str | Sequence[str] = (),
-        where: str | Sequence[str] = (), films: bool = False,
+        where: str | Sequence[str] = (), per_film: bool = False,
     ) -> list[list[Hit]]:  # fmt: skip
         """The clips nearest to each of some embeddings.
 
@@ -292,15 +292,15 @@ class Index:
             k: how many for each.
             labels: only clips of one of these.
             where: only clips whose metadata say so: `year>=2010`, `split=test`.
-            films: only the best clip of each film.
+            per_film: only the best clip of each film.
         """
         _check_among(among)
         self._check_maker(made_by)
         queries = as_queries(self.identity, embeds)
-        return self._search(queries, among, _check_k(k), Filter.of(labels, where), films)
+        return self._search(queries, among, _check_k(k), Filter.of(labels, where), per_film)
 
-    def _search(self, queries: np.ndarray, among: str, k: int, wanted: Filter, films: bool) -> list[list[Hit]]:
-        if not films:
+    def _search(self, queries: np.ndarray, among: str, k: int, wanted: Filter, per_film: bool) -> list[list[Hit]]:
+        if not per_film:
             return self.store.search(queries, among, k, wanted)
         return [self._films(query[None], among, k, wanted) for query in queries]
 

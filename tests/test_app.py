@@ -497,10 +497,11 @@ def test_indexes_of_one_page_are_chosen_by_name(root, tmp_path):
 
 
 def test_an_empty_index_has_a_page_too(root, tmp_path):
-    with create_index(tmp_path / "index", str(root / "model")) as index, served(build_app([index])) as url:
-        assert httpx.get(url).status_code == 200 and httpx.get(f"{url}/map/0").json()["clips"] == []
-        found = Client(url, verbose=False).predict(handle_file(film_of(root)), api_name="/search_by_sound")
-        assert found == []
+    with create_index(tmp_path / "index", str(root / "model")) as index:
+        assert build_app([index])
+        catalogue = catalogues_of([index], LIMITS)[0]
+        assert map_of(catalogue)["clips"] == [] == app_results.pick_examples(catalogue, None)
+        assert catalogue.search(Query("audio", film_of(root)), Wish()).note.startswith("No clip here has pictures")
 
 
 def test_nothing_the_page_says_of_itself_names_a_place_of_this_machine(root, url):

@@ -212,9 +212,9 @@ def test_films_are_found_once_each_by_their_best_clip(tmp_path):
     query = unit(1, 6, 7)
     every = index.search_embeds(query, among="visual", made_by=MAKER, k=rows)[0]
     best = list({hit.path: hit for hit in reversed(every)}.values())
-    found = index.search_embeds(query, among="visual", made_by=MAKER, k=3, films=True)[0]
+    found = index.search_embeds(query, among="visual", made_by=MAKER, k=3, per_film=True)[0]
     assert found == sorted(best, key=lambda hit: -hit.score)[:3] and len({hit.path for hit in found}) == 3
-    assert len(index.search_embeds(query, among="visual", made_by=MAKER, k=9, films=True)[0]) == 4
+    assert len(index.search_embeds(query, among="visual", made_by=MAKER, k=9, per_film=True)[0]) == 4
 
 
 def test_threads_search_while_one_adds(tmp_path):

@@ -277,7 +277,7 @@ def test_the_best_window_of_each_film(engine):
     index = Index(store, "clips")
     index.add(names_of(count), audio=rows, visual=rows, made_by=VECTORS.fingerprint, path=paths)
     for k in (1, 7, 40):
-        (hits,) = index.search_embeds(rows[:1], among="visual", made_by=VECTORS.fingerprint, k=k, films=True)
+        (hits,) = index.search_embeds(rows[:1], among="visual", made_by=VECTORS.fingerprint, k=k, per_film=True)
         firsts = {}
         for place in np.argsort(-(rows.astype(np.float64) @ rows[0].astype(np.float64)), kind="stable"):
             firsts.setdefault(paths[place] or place, names_of(count)[place])

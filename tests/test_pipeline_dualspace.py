@@ -386,20 +386,20 @@ class FakeIndex:
     def __init__(self):
         self.asked = []
 
-    def search_embeds(self, embeds, *, among, k, made_by, labels=(), where=(), films=False):
+    def search_embeds(self, embeds, *, among, k, made_by, labels=(), where=(), per_film=False):
         self.asked.append({"rows": embeds.shape, "among": among, "k": k, "made_by": made_by, "labels": labels,
-                           "where": where, "films": films})  # fmt: skip
+                           "where": where, "per_film": per_film})  # fmt: skip
         hit = {"clip_id": "a", "score": np.float32(0.5), "path": "a.mp4", "start": 1.0, "end": 2.0, "labels": ("dog",)}
         return [[SimpleNamespace(**hit, metadata={"year": row})] for row in range(len(embeds))]
 
 
 def test_an_index_is_asked_by_its_own_name_and_its_hits_are_dictionaries(pipe, batch):
     index = FakeIndex()
-    found = pipe(audio_features=batch["audio_features"][:2], gallery=index, top_k=7, labels=["dog"], films=True)
+    found = pipe(audio_features=batch["audio_features"][:2], gallery=index, top_k=7, labels=["dog"], per_film=True)
     clip = {"clip_id": "a", "path": "a.mp4", "start": 1.0, "end": 2.0, "labels": ("dog",)}
     assert found == [[{"score": 0.5, "clip": clip | {"metadata": {"year": row}}}] for row in range(2)]
     assert index.asked == [{"rows": (2, pipe.model.config.output_dim), "among": "visual", "k": 7, "made_by": pipe.model,
-                            "labels": ["dog"], "where": (), "films": True}]  # fmt: skip
+                            "labels": ["dog"], "where": (), "per_film": True}]  # fmt: skip
     pipe(visual_features=batch["visual_features"][0], gallery=index)
     pipe(visual_features=batch["visual_features"][0], gallery=index, among="visual", where=["year>=2010"])
     assert [(one["among"], one["k"], one["where"]) for one in index.asked[1:]] == [
