@@ -103,7 +103,7 @@ class AudioVisualRetrievalPipeline(Pipeline):
                   by `search_embeds`. Files are embedded once, for as long as the same ones are passed.
                 - `top_k`: how many clips to find; 10, unless said otherwise.
                 - `among`: what of the gallery to search, "audio" or "visual"; None takes what the query is not.
-                - `labels`, `where`, `films`: what an index filters by, and whether it gives films once.
+                - `labels`, `where`, `per_film`: what an index filters by, and whether it gives each film once.
 
         Returns:
             For each clip `{"audio_embeds": (d,)}` or `{"visual_embeds": (d,)}`, of NumPy; with a gallery, a list of
@@ -142,7 +142,7 @@ class AudioVisualRetrievalPipeline(Pipeline):
         before: dict[str, Any] = {
             name: given.pop(name) for name in ("modality", "sampling_rate", "fps") if name in given
         }
-        known = ("gallery", "top_k", "among", "labels", "where", "films")
+        known = ("gallery", "top_k", "among", "labels", "where", "per_film")
         after = {name: given.pop(name) for name in known if name in given}
         if given:
             raise TypeError(
