@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .cli_app import add_app
 from .cli_benchmark import add_benchmark
 from .cli_completion import add_completion
 from .cli_extract import add_convert, add_extract
 from .cli_parts import add_command, enough, positive, several, stopped_code, together
-from .cli_search import add_app, add_index, add_search
+from .cli_search import add_index, add_search
 from .console import StoppedError, exit_code, quiet
 
 if TYPE_CHECKING:

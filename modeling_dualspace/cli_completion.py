@@ -22,7 +22,8 @@ _dualspace() {{
             esac ;;
         esac
     fi
-    COMPREPLY=( $(compgen -W "$words" -- "$current") )
+    local IFS=$'\n'
+    COMPREPLY=( $(IFS=' '; compgen -W "$words" -- "$current") )
     case "$current" in -*) ;; *) COMPREPLY+=( $(compgen -f -- "$current") ) ;; esac
 }}
 complete -o filenames -F _dualspace dualspace

@@ -28,7 +28,7 @@ def add_command(
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=description, epilog=shown, formatter_class=_Help
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    command.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
     return command
 
 

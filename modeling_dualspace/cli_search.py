@@ -1,14 +1,13 @@
-"""The commands `dualspace index`, `dualspace search` and `dualspace app`."""
+"""The commands `dualspace index` and `dualspace search`."""
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from .cli_parts import add_command, positive, table
 from .console import quiet
 
-_INDEX = "an index's folder; or in Milvus: http://host:19530#name, films.db#name"
+INDEX = "an index's folder; or in Milvus: http://host:19530#name, films.db#name"
 
 
 def add_index(commands: argparse._SubParsersAction) -> None:
@@ -34,7 +33,7 @@ def add_index(commands: argparse._SubParsersAction) -> None:
         "data", metavar="DATA", nargs="?",
         help="a data set's folder or its id on the Hub; or films: a folder, or a list that ends in .csv or .jsonl",
     )  # fmt: skip
-    command.add_argument("--out", metavar="INDEX", required=True, help=f"{_INDEX}; made where there is none")
+    command.add_argument("--out", metavar="INDEX", required=True, help=f"{INDEX}; made where there is none")
     command.add_argument("--config", help="of the data set [its default]")
     command.add_argument("--split", metavar="NAME", action="append", default=[], help="of the data set [all]")
     command.add_argument("--films", metavar="FOLDER", help="that the clips' paths start from, to play them later")
@@ -53,13 +52,14 @@ def _index(arguments: argparse.Namespace) -> int:
     if (arguments.model is None) != (arguments.data is None):
         raise ValueError(f"MODEL comes first, then DATA, and {arguments.model} is only one of them.")
     if arguments.model is None:
-        adding = ("config", "split", "films", "window", "hop", "prune")
+        adding = ("config", "split", "films", "window", "hop", "prune", "trust_remote_code")
         given = next((name for name in adding if getattr(arguments, name)), None)
         if given:
-            raise ValueError(f"--{given} says how clips are added: give MODEL and DATA too.")
+            raise ValueError(f"--{given.replace('_', '-')} says how clips are added: give MODEL and DATA too.")
         with open_index(arguments.out) as index:
-            removed = index.delete(arguments.delete) if arguments.delete else 0
-            found = index.describe() | ({"added": 0, "removed": removed} if arguments.delete else {})
+            missing = [name for name, hit in zip(arguments.delete, index.get(arguments.delete), strict=True) if not hit]
+            removed = index.delete(arguments.delete)
+            found = index.describe() | ({"removed": removed, "missing": missing} if arguments.delete else {})
     else:
         if arguments.delete:
             raise ValueError("--delete takes clips away, and MODEL and DATA add some: do one after the other.")
@@ -91,7 +91,7 @@ def add_search(commands: argparse._SubParsersAction) -> None:
             "dualspace search films-index --audio dog.mp4 --where split=test --per-film --json",
         ),
     )
-    command.add_argument("index", metavar="INDEX", help=_INDEX)
+    command.add_argument("index", metavar="INDEX", help=INDEX)
     asked = command.add_mutually_exclusive_group(required=True)
     asked.add_argument("--audio", metavar="FILE", help="a sound, or a film of which it is taken: finds pictures")
     asked.add_argument("--video", metavar="FILE", help="a film, of which the pictures are taken: finds sounds")
@@ -118,6 +118,10 @@ def _search(arguments: argparse.Namespace) -> int:
     query = {name: getattr(arguments, name) for name in ("audio", "video", "image", "among", "k", "where")}
     with quiet(), open_index(arguments.index, **opening) as index:
         hits = index.search(labels=arguments.label, per_film=arguments.per_film, **query)
+        about = index.store.describe().get("approximate") if arguments.approximate else None
+    if about:
+        shares = ", ".join(f"{one['recall@10']:.1%} among {name}" for name, one in about.items())
+        print(f"By inverted lists, which find {shares} of the exact first ten.", file=sys.stderr)
     if arguments.json:
         print(json.dumps([hit.to_dict() for hit in hits]))
         return 0
@@ -135,81 +139,3 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _seconds(number: float | None) -> str:
     return "" if number is None else f"{number:.1f}"
-
-
-def add_app(commands: argparse._SubParsersAction) -> None:
-    """`dualspace app`."""
-    command = add_command(
-        commands,
-        "app",
-        help="search in a browser: drop a film or a sound, and play what is found",
-        description="Starts a page on this machine, or, with --out, writes it as a folder that can be pushed as a "
-        "Space. Several indexes may be of several models. Without INDEX it shows the clips of `dualspace demo`, which "
-        "are made first if they are not there. Only films that an index names are served, out of the folder given by "
-        "--films (that of `dualspace index`, if it is still there).",
-        examples=(
-            "dualspace app films-index --films my_videos",
-            "dualspace app films-index other-index --port 8000",
-            "dualspace app films-index --out films-page",
-            "dualspace app",
-        ),
-    )
-    command.add_argument("indexes", metavar="INDEX", nargs="*", help=f"{_INDEX}, one or several")
-    command.add_argument("--films", metavar="FOLDER", help="that the clips' paths start from")
-    command.add_argument("--model", help="where the model of a single index is now [where it was]")
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in [%(default)s]")
-    command.add_argument("--port", type=positive, default=7860, help="the next free one, if it is taken [%(default)s]")
-    command.add_argument("--title", default="", help="of the page")
-    command.add_argument("--max-megabytes", type=positive, default=200, help="of an upload [%(default)s]")
-    command.add_argument("--max-seconds", type=positive, default=600, help="of a film or a sound [%(default)s]")
-    command.add_argument("--out", type=Path, metavar="FOLDER", help="write the page there instead, to push it")
-    command.add_argument("--clips", type=positive, default=100, help="that go with --out, at most [%(default)s]")
-    command.add_argument("--overwrite", action="store_true", help="replace a page that was written by --out before")
-    command.add_argument("--open", action="store_true", help="open it in the browser")
-    command.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with a model")
-    command.set_defaults(run=_app)
-
-
-def _app(arguments: argparse.Namespace) -> int:
-    from contextlib import ExitStack
-
-    from .indexing import open_there
-    from .media import Limits
-
-    places = arguments.indexes or [_demo_index()]
-    if len(places) > 1 and (arguments.model or arguments.out):
-        raise ValueError(f"--{'model' if arguments.model else 'out'} is for one index, got {len(places)}.")
-    settings = {name: getattr(arguments, name) for name in ("model", "films", "trust_remote_code")}
-    with ExitStack() as stack, quiet():
-        indexes = [stack.enter_context(open_there(place, **settings)) for place in places]
-        if arguments.out:
-            from .page_space import write_page
-
-            written = write_page(
-                arguments.out, indexes[0], clips=arguments.clips, title=arguments.title, overwrite=arguments.overwrite
-            )
-            said = f"Written: {written['out']}, {written['clips']:,} clips and {written['films']:,} films\n"
-            said += f"Start:   python {written['out']}/app.py\nPush:    dualspace push {written['out']} me/NAME"
-            print(json.dumps(written) if arguments.json else said)
-            return 0
-        from .app import build_app, free_port, serve
-
-        port = free_port(arguments.host, arguments.port)
-        limits = Limits(seconds=arguments.max_seconds, bytes=arguments.max_megabytes * 1_000_000)
-        app = build_app(indexes, limits=limits, **({"title": arguments.title} if arguments.title else {}))
-        url = f"http://{'127.0.0.1' if arguments.host in ('0.0.0.0', '::') else arguments.host}:{port}/"
-        said = json.dumps({"url": url}) if arguments.json else f"{url}   (Ctrl-C ends it)"
-        print(said, flush=True)
-        serve(app, arguments.host, port, open_browser=arguments.open)
-    return 0
-
-
-def _demo_index() -> str:
-    """That of `dualspace demo`, made first if it is not there."""
-    from .demo import DEMO, run_demo
-    from .index_card import is_index
-
-    if not is_index(DEMO / "index"):
-        print("No INDEX was named: making the one of `dualspace demo` first, once ...", file=sys.stderr)
-        run_demo(DEMO)
-    return str(DEMO / "index")

@@ -4,39 +4,24 @@ An index lies in a folder, or in Milvus where one machine is not enough. It know
 any other.
 """
 
-import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HTTPError
 from torch import nn
 from tqdm import tqdm
 
-from .console import sentence
 from .feature_schema import in_order
-from .files import CARD, model_fingerprint
-from .index_data import Clips
+from .index_data import Clips, source_of
 from .index_filter import Filter
-from .index_folder import FolderStore
-from .index_milvus import MilvusStore
+from .index_places import copy_store, create_store, identity_of, open_store
 from .index_queries import Queries
 from .index_rows import MODALITIES, OTHER, Hit, Identity, as_queries, make_rows
-from .index_store import Store
-from .loading import check_fit, data_fingerprint, load_model, load_splits
-from .results import is_hub_id
-
-MOST = 16_384
-"""Clips that one search finds at most: what Milvus allows."""
-_URI = re.compile(r"(https?|tcp|unix|grpcs?)://|.*\.db(#.*)?$", re.IGNORECASE)
-
-
-def is_uri(place: str) -> bool:
-    """Whether a place is one of Milvus, a server or a file of Milvus Lite (it is a folder), and no index's folder."""
-    return bool(_URI.match(str(place))) and not (Path(str(place)) / CARD).is_file()
+from .index_store import MOST, Store
+from .loading import check_fit, load_model, load_splits
 
 
 def create_index(
@@ -60,11 +45,7 @@ def create_index(
     """
     loaded = load_model(model, trust_remote_code=trust_remote_code) if isinstance(model, str) else model
     identity = identity_of(loaded, model if isinstance(model, str) else "")
-    if is_uri(str(place)):
-        store: Store = MilvusStore.create(str(place), identity)
-    else:
-        store = FolderStore.create(Path(place), identity)
-    return Index(store, str(place), model=loaded, films=films)
+    return Index(create_store(place, identity), str(place), model=loaded, films=films)
 
 
 def open_index(
@@ -80,52 +61,8 @@ def open_index(
         approximate: of a folder with very many clips, search nearly; `describe` says how much that misses.
         trust_remote_code: run the code that comes with the model.
     """
-    if not is_uri(str(place)) and not Path(place).is_dir():
-        place = _downloaded(str(place))
-    if is_uri(str(place)):
-        if approximate:
-            raise ValueError("Milvus has its own indexes of vectors: `approximate` is for an index in a folder.")
-        store: Store = MilvusStore.open(str(place))
-    else:
-        store = FolderStore.open(Path(place), approximate=approximate)
+    store = open_store(place, approximate=approximate)
     return Index(store, str(place), model=model, films=films, trust_remote_code=trust_remote_code)
-
-
-def _downloaded(place: str) -> Path:
-    """An index of the Hub."""
-    if not is_hub_id(place):
-        raise ValueError(
-            f"{place} is no index: expected a folder that `dualspace index` wrote, an id of the Hub, or a place in "
-            "Milvus like http://host:19530#name or films.db#name."
-        )
-    try:
-        patterns = ["README.md", "data/*.parquet"]
-        return Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
-    except (HTTPError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{place} is no folder here, and could not be had from the Hub as an index: {sentence(error)}"
-        ) from None
-
-
-def identity_of(model: Any, name: str = "") -> Identity:
-    """What an index says of its model.
-
-    Args:
-        model: loaded.
-        name: by what; a folder is named from the root on, so that it is found from elsewhere.
-    """
-    config = model.config
-    name = name or str(getattr(config, "_name_or_path", ""))
-    if Path(name).is_dir():
-        name = str(Path(name).resolve())
-    return Identity(
-        name or type(model).__name__,
-        config.model_type,
-        model_fingerprint(model),
-        config.feature_spec,
-        int(config.output_dim),
-        bool(getattr(config, "codes", False)),
-    )
 
 
 class Index:
@@ -189,7 +126,9 @@ class Index:
         self, clip_ids: Sequence[str], audio: Any = None, visual: Any = None, *, made_by: Any,
         source: str | None = None, **facts: Sequence[Any] | None,
     ) -> int:  # fmt: skip
-        """Adds clips by their embeddings, all or none; those that are there already are replaced.
+        """Adds clips by their embeddings; those that are there already are replaced.
+
+        In a folder all are added or none; Milvus takes large batches in parts.
 
         Args:
             clip_ids: their names.
@@ -210,7 +149,8 @@ class Index:
         """Adds the clips of a data set, batch by batch, and returns how many.
 
         Those that came from this very data set are there already and left out, so that what was interrupted goes on;
-        those of the same name that came from another are replaced.
+        those of the same name that came from another are replaced. (A data set's fingerprint is of ids, features and
+        labels: where paths, times or further columns alone have changed, delete clips first.)
 
         Args:
             data: its folder, or its id on the Hub.
@@ -225,7 +165,7 @@ class Index:
         wanted = [name for name in in_order(found) if not splits or name in splits]
         first = found[wanted[0]]
         check_fit(self.model, self.identity.model_id, first, data)
-        source = data_fingerprint(first, wanted[0])
+        source = source_of(found)
         there = self.store.from_source(source)
         parts = [Clips(found[name], name, self.model).without(there) for name in wanted]
         added = 0
@@ -235,6 +175,7 @@ class Index:
             for names, embeds, facts in (batch for part in parts for batch in part.batches()):
                 added += self.store.add(make_rows(self.identity, names, embeds, facts, source))
                 bar.update(len(names))
+        self.store.settle()
         return added
 
     def keep_only(self, clip_ids: Iterable[str]) -> int:
@@ -274,7 +215,8 @@ class Index:
             per_film: only the best clip of each film.
             settings: what the processor takes.
         """
-        _check_among(among)
+        if among is not None:
+            _check_among(among)
         wanted, k = Filter.of(labels, where), _check_k(k)  # what is wrong is said before any film is read
         modality, embeds = self._queries.embed(audio=audio, video=video, image=image, **settings)
         return self._search(embeds, among or OTHER[modality], k, wanted, per_film)[0]
@@ -326,6 +268,17 @@ class Index:
         """Clips by name, None where there is none; their score is NaN."""
         return self.store.get(list(clip_ids))
 
+    def embeds(self, clip_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The embeddings `(n, dim)` of clips' sounds, and of their pictures; NaN where a clip has none, or is none."""
+        table = self.store.fetch(list(dict.fromkeys(clip_ids)))
+        places = {name: row for row, name in enumerate(table["clip_id"].to_pylist())}
+        rows = [places.get(name, table.num_rows) for name in clip_ids]
+        nothing = np.full((1, self.identity.dim), np.nan, dtype=np.float32)
+        audio, visual = (
+            np.concatenate([self.identity.unstored(table[f"{name}_embeds"]), nothing])[rows] for name in MODALITIES
+        )
+        return audio, visual
+
     def labels(self) -> list[str]:
         """Names of the classes there are clips of."""
         return sorted(self._label_counts())
@@ -344,11 +297,13 @@ class Index:
 
     def film(self, hit: Hit) -> Path | None:
         """The film a clip is of; None where that is not here, or not inside `films`."""
-        if self.films is None or not hit.path:
+        if self.films is None or not hit.path or ".." in Path(hit.path).parts or Path(hit.path).is_absolute():
             return None
-        root = self.films.resolve()
-        file = (root / hit.path).resolve()
-        return file if file.is_relative_to(root) and file.is_file() else None
+        with suppress(OSError, ValueError, RuntimeError):  # names that no file can have, links in a circle
+            root = self.films.resolve()
+            file = (root / hit.path).resolve()
+            return file if file.is_relative_to(root) and file.is_file() else None
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What it holds, and whose embeddings they are."""
@@ -374,17 +329,14 @@ class Index:
 
     def save(self, out: str | Path) -> "Index":
         """Copies what it holds into a new index: a folder, or Milvus; what was deleted is in no batch of it."""
-        if is_uri(str(out)):
-            target: Store = MilvusStore.create(str(out), self.identity)
-            for rows in self.store.batches():
-                target.add(rows)
-        else:
-            target = FolderStore.save(Path(out), self.identity, self.store.batches())
-        return Index(target, str(out), model=self._queries.given, films=self.films)
+        store = copy_store(out, self.identity, self.store.batches())
+        return Index(
+            store, str(out), model=self._queries.given, films=self.films, trust_remote_code=self._queries.trusted
+        )
 
 
-def _check_among(among: str | None) -> None:
-    if among not in (None, *MODALITIES):
+def _check_among(among: str) -> None:
+    if among not in MODALITIES:
         raise ValueError(f"`among` is what is searched, audio or visual, got {among!r}.")
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,13 @@ class Kept:
     """Clips in the order they were added, none of them gone.
 
     Args:
-        shards: the batches they come from, with their sizes in bytes.
+        shards: the batches they come from, each with its size and its time.
         facts: the rows, without embeddings.
         blocks: embeddings `(width, n)` by modality, zeros where there is none.
         absent: which rows have none, by modality.
     """
 
-    shards: Mapping[str, int]
+    shards: Mapping[str, list[int]]
     facts: pa.Table
     blocks: Mapping[str, np.ndarray]
     absent: Mapping[str, np.ndarray]
@@ -79,7 +79,7 @@ def keep(folder: Path, identity: Identity, kept: Kept) -> None:
         about: dict[str, Any] = {"identity": identity.to_dict(), "shards": dict(kept.shards)}
         (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
         temporary.rename(cache / f"rows-{uuid.uuid4().hex[:8]}")
-        for place in former:  # who has it mapped keeps it until he lets go
+        for place in (*former, *cache.glob(".tmp-*")):  # who has it mapped keeps it until he lets go
             shutil.rmtree(place, ignore_errors=True)
     except OSError as error:
         logger.debug("%s could not be written: %s", cache, error)
@@ -87,10 +87,11 @@ def keep(folder: Path, identity: Identity, kept: Kept) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sizes(data: Path, shards: Any) -> dict[str, int]:
-    """Of batches, in bytes."""
-    return {shard: (data / shard).stat().st_size for shard in shards}
+def stamps(data: Path, shards: Iterable[str]) -> dict[str, list[int]]:
+    """By which it is seen that batches are those that were read: sizes, and times in nanoseconds."""
+    found = {shard: (data / shard).stat() for shard in shards}
+    return {shard: [stat.st_size, stat.st_mtime_ns] for shard, stat in found.items()}
 
 
-def _are_there(data: Path, shards: Mapping[str, int]) -> bool:
-    return sizes(data, shards) == dict(shards)
+def _are_there(data: Path, shards: Mapping[str, list[int]]) -> bool:
+    return stamps(data, shards) == dict(shards)

@@ -9,6 +9,7 @@ from .files import CARD, write_file
 from .index_rows import Identity, schema
 from .yaml_files import Dumper, Loader
 
+_TAGS = ("audio-visual", "cross-modal-retrieval", "dualspace")
 _SYNTHETIC = "\n**SYNTHETIC: a program made up what these embeddings come of.**\n"
 _BODY = """
 # Index of {clips:,} clips
@@ -29,7 +30,8 @@ or `dualspace search {name} --audio bark.wav`, or, as a page, `dualspace app {na
 `data/` holds batches in the order they were added. A clip may be in several: the last row of a `clip_id` counts, and
 one that is `deleted` takes it away (`Index.save` writes a copy without what is gone). Columns: `clip_id`; `path`,
 `start` and `end` of the film, in seconds; `labels`, the names of its classes; `metadata`, as JSON; `source`, the
-fingerprint of the data set it comes from; `audio_embeds` and `visual_embeds`, {stored}.
+fingerprint of the data set it comes from; `audio_embeds` and `visual_embeds`, {stored}. This card is written
+anew whenever clips are added; a `license` in its head stays.
 
 ## The model
 
@@ -54,11 +56,11 @@ def write_index_card(
         synthetic: whether they come of made-up features.
     """
     head: dict[str, Any] = {"license": license} if license else {}
-    head |= {"pretty_name": f"Index of {clips} clips", "tags": ["audio-visual", "cross-modal-retrieval", "dualspace"]}
+    head |= {"pretty_name": f"Index of {clips} clips", "tags": [*_TAGS, *(["synthetic"] if synthetic else [])]}
     head |= {"kind": "index", **identity.to_dict()}
     head["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}]
     # The description alone reaches the key of what `load_dataset` caches: without it a batch more is not noticed.
-    about = f"index={identity.fingerprint} clips={clips} batches={batches}"
+    about = _about(identity, clips, batches)
     head["dataset_info"] = {"description": about, "features": _features(identity)}
     stored = f"bits of codes of {identity.dim}, packed" if identity.codes else f"unit rows of {identity.dim} numbers"
     body = _BODY.format(
@@ -67,6 +69,18 @@ def write_index_card(
     )  # fmt: skip
     text = yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
     write_file(folder / CARD, f"---\n{text}---\n{_SYNTHETIC if synthetic else ''}{body}".encode())
+
+
+def settle_index_card(folder: Path, identity: Identity, clips: int, batches: int) -> None:
+    """Writes the card anew where it does not say what the index holds; licence and origin stay as they were said."""
+    head = _head(folder)
+    if _about(identity, clips, batches) != dict(head.get("dataset_info") or {}).get("description"):
+        license, synthetic = said_of(folder)
+        write_index_card(folder, identity, clips, batches, license=license, synthetic=synthetic)
+
+
+def _about(identity: Identity, clips: int, batches: int) -> str:
+    return f"index={identity.fingerprint} clips={clips} batches={batches}"
 
 
 def _features(identity: Identity) -> list[dict[str, Any]]:
@@ -103,9 +117,10 @@ def read_index_card(folder: Path) -> Identity:
         raise ValueError(f"{folder / CARD} is no card of an index that this version reads: {error}.") from None
 
 
-def index_license(folder: Path) -> str:
-    """Under which the card says embeddings may be passed on."""
-    return str(_head(folder).get("license") or "")
+def said_of(folder: Path) -> tuple[str, bool]:
+    """Under which licence the card says embeddings may be passed on, and whether they come of made-up features."""
+    head = _head(folder)
+    return str(head.get("license") or ""), "synthetic" in (head.get("tags") or ())
 
 
 def _head(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Rows of an index out of a feature data set: embeddings by a model, and what the data set knows of its clips."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from .arrow_tensors import tensors_of, widths_of
+from .feature_dataset import dataset_fingerprint
 from .feature_schema import MODALITIES as COLUMNS
-from .feature_schema import class_names_of
+from .feature_schema import Description, class_names_of
 from .moments import check_finite
 
 BATCH = 16_384
@@ -105,7 +107,17 @@ class Clips:
 
     def _metadata_of(self, table: pa.Table) -> list[Mapping[str, Any]]:
         rows = table.select(self._metadata).to_pylist() if self._metadata else [{}] * table.num_rows
-        return [{"split": self.name} | {key: value for key, value in row.items() if value is not None} for row in rows]
+        return [{"split": self.name} | {key: value for key, value in row.items() if _says(value)} for row in rows]
+
+
+def source_of(splits: Mapping[str, Dataset]) -> str:
+    """The fingerprint of a whole data set: what its card says, or found anew."""
+    description = Description.parse(next(iter(splits.values())).info.description)
+    return description.fingerprint if description else dataset_fingerprint(splits)
+
+
+def _says(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _is_plain(feature: Any) -> bool:

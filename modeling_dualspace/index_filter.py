@@ -96,31 +96,51 @@ class Filter:
         return bool(self.labels or self.conditions)
 
 
-def banned_by(wanted: Filter, facts: pa.Table) -> np.ndarray:
+@dataclass(frozen=True)
+class Metadata:
+    """What is known of clips: mostly the same of many, so that each text is read once.
+
+    Args:
+        known: what there is, each once.
+        numbers: which of them each row has; one more than there are where nothing is known.
+    """
+
+    known: list[dict[str, Any]]
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Metadata":
+        """Of a column of JSON."""
+        encoded = column.combine_chunks().dictionary_encode()
+        known = [json.loads(text) for text in encoded.dictionary.to_pylist()]
+        return cls(known, encoded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False))
+
+    def meets(self, conditions: Sequence[Condition]) -> np.ndarray:
+        """Which rows do."""
+        passes = [all(one.key in row and one.met_by(row[one.key]) for one in conditions) for row in self.known]
+        return np.array([*passes, False])[self.numbers]
+
+
+def banned_by(wanted: Filter, facts: pa.Table, metadata: Metadata | None = None) -> np.ndarray:
     """`(n,)`, True where a row is not what is wanted.
 
     Args:
         wanted: what is.
         facts: rows with `labels` and `metadata`.
+        metadata: of these rows, if it was read before.
     """
     met = np.ones(facts.num_rows, dtype=bool)
     if wanted.labels:
         met &= _labelled(facts["labels"], wanted.labels)
     if wanted.conditions:
-        # Clips mostly share what is known of them: each text is read once.
-        encoded = facts["metadata"].combine_chunks().dictionary_encode()
-        known = [json.loads(text or "{}") for text in encoded.dictionary.to_pylist()]
-        passes = [all(one.key in row and one.met_by(row[one.key]) for one in wanted.conditions) for row in known]
-        numbers = encoded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
-        met &= np.array([*passes, False])[numbers]
+        met &= (metadata or Metadata.of(facts["metadata"])).meets(wanted.conditions)
     return ~met
 
 
-def _labelled(labels: pa.ChunkedArray, wanted: tuple[str, ...]) -> np.ndarray:
+def _labelled(labels: pa.ChunkedArray, wanted: Sequence[str]) -> np.ndarray:
     met = np.zeros(len(labels), dtype=bool)
     column = labels.combine_chunks()
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-    met[
-        rows[pc.is_in(pc.list_flatten(column), value_set=pa.array(wanted, pa.string())).to_numpy(zero_copy_only=False)]
-    ] = True
+    found = pc.is_in(pc.list_flatten(column), value_set=pa.array(wanted, pa.string()))
+    met[rows[found.to_numpy(zero_copy_only=False)]] = True
     return met

@@ -4,36 +4,37 @@
 lock, and sees each batch that came since at the next search. `.cache/` is derived, and may be removed at any time.
 """
 
-import os
+import shutil
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from .files import CARD, atomic_folder, locked
-from .index_cache import CACHE, Kept, keep, load_kept, sizes
-from .index_card import read_index_card, write_index_card
+from .feature_parts import ROW_GROUP
+from .files import CARD, MANIFEST, atomic_folder, locked
+from .index_cache import CACHE, Kept, keep, load_kept, stamps
+from .index_card import read_index_card, settle_index_card, write_index_card
 from .index_filter import Filter
 from .index_rows import MODALITIES, OTHER, Hit, Identity, packed, schema
-from .index_state import State, empty_state, hits_of, of_kept, with_shards
+from .index_shards import read_shard, shards_in, sweep, write_shard
+from .index_state import State, empty_state, hits_of, of_kept, rows_of, table_of, with_shards
 from .inverted_lists import LEAST, TRIED, Lists, cached_lists
 from .nearest import as_words, nearest
 
-ROW_GROUP = 65_536
 AT_ONCE = 1 << 28
 """Bytes of batches that are read together."""
 WORTH_KEEPING = 1 << 20
 """Numbers of embeddings from which on `.cache` is written."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a folder that something is added to has another time: file systems' clocks tick slowly."""
+PATIENCE = 30.0
+"""Seconds that one waits for somebody else who is adding a batch."""
 
 
 class FolderStore:
@@ -43,19 +44,25 @@ class FolderStore:
         folder: of the index.
         identity: whose embeddings it holds.
         approximate: search lists, by faiss, where there are very many clips; `describe` says how much that misses.
+        keeps: whether `.cache` may be written.
+        copied: by whom it was copied, if it is a copy that only who copied it may change.
     """
 
-    def __init__(self, folder: Path, identity: Identity, *, approximate: bool = False):
-        self.folder, self.identity, self.approximate = folder, identity, approximate
+    def __init__(
+        self, folder: Path, identity: Identity, *, approximate: bool = False, keeps: bool = True, copied: str = ""
+    ):
+        self.folder, self.identity, self.approximate, self.copied = folder, identity, approximate, copied
         self._lists: dict[str, Lists] = {}
-        self._listing = threading.Lock()
-        self._reading = threading.Lock()
+        self._places: dict[str, int] | None = None
+        """The last row of each name, once anybody asked for clips by name."""
+        self._closed = False
+        self._listing, self._reading = threading.Lock(), threading.Lock()
         kept = load_kept(folder, identity)
         self._state = of_kept(kept, identity) if kept else empty_state(identity)
         self._seen = 0
         self._refresh()
         rows, known = len(self._state.gone), len(kept.facts) if kept else 0
-        if (rows - known) * identity.width >= max(WORTH_KEEPING, rows * identity.width // 4):
+        if keeps and (rows - known) * identity.width >= max(WORTH_KEEPING, rows * identity.width // 4):
             keep(folder, identity, self._kept())
 
     @classmethod
@@ -64,21 +71,22 @@ class FolderStore:
         return cls.save(folder, identity, [])
 
     @classmethod
-    def save(cls, out: Path, identity: Identity, batches: Iterable[pa.Table]) -> "FolderStore":
-        """A new index with some rows, whole or not at all."""
+    def save(cls, out: Path, identity: Identity, batches: Iterable[pa.Table], **said: Any) -> "FolderStore":
+        """A new index with some rows, whole or not at all; `said` is what `write_index_card` takes besides."""
         with atomic_folder(out) as folder:
             (folder / "data").mkdir()
             clips, number = 0, 0
-            for rows in batches:
-                _write_shard(folder / "data", rows, number)
-                clips, number = clips + rows.num_rows, number + 1
-            write_index_card(folder, identity, clips, number, name=out.resolve().name)
-        return cls(out, identity)
+            for number, rows in enumerate(batches, start=1):
+                write_shard(folder / "data", rows, number - 1)
+                clips += rows.num_rows
+            write_index_card(folder, identity, clips, number, **{"name": out.resolve().name, **said})
+        (out / MANIFEST).unlink()  # it will grow
+        return cls(out, identity, keeps=False)
 
     @classmethod
-    def open(cls, folder: Path, *, approximate: bool = False) -> "FolderStore":
+    def open(cls, folder: Path, **settings: Any) -> "FolderStore":
         """One that is there."""
-        return cls(folder, read_index_card(folder), approximate=approximate)
+        return cls(folder, read_index_card(folder), **settings)
 
     @property
     def engine(self) -> str:
@@ -100,17 +108,18 @@ class FolderStore:
     def _refresh(self) -> None:
         """Reads what came since, whoever added it."""
         data = self.folder / "data"
+        if self._closed:
+            raise ValueError(f"{self.folder} was closed: open the index anew.")
         try:
             seen = data.stat().st_mtime_ns
             if seen == self._seen and time.time_ns() - seen > SETTLED:
                 return
             with self._reading:
-                shards = _shards(data)
+                shards = shards_in(data)
                 if self._state.shards != tuple(shards[: len(self._state.shards)]):
                     raise ValueError(f"{data} lacks batches that were there: open the index anew.")
                 for group in self._groups(shards[len(self._state.shards) :]):
-                    tables = [_read(data / shard, self.identity) for shard in group]
-                    self._state = with_shards(self._state, group, pa.concat_tables(tables), self.identity)
+                    self._read(group)
                 self._seen = seen
         except FileNotFoundError:
             raise ValueError(f"{self.folder} was removed or moved: open the index where it is now.") from None
@@ -128,46 +137,94 @@ class FolderStore:
         if group:
             yield group
 
+    def _read(self, shards: Sequence[str]) -> None:
+        table = pa.concat_tables([read_shard(self.folder / "data" / shard, self.identity) for shard in shards])
+        names, before = table["clip_id"].to_pylist(), len(self._state.gone)
+        former = self._former(names)
+        self._state = with_shards(self._state, shards, table, self.identity, former)
+        if self._places is not None:
+            added = self._state.facts["clip_id"].slice(before).to_pylist()
+            self._places |= {name: before + row for row, name in enumerate(added)}
+
+    def _former(self, names: Sequence[str]) -> np.ndarray:
+        """The rows of clips before now, -1 where there is none."""
+        if self._places is None:
+            return rows_of(self._state, names)
+        rows = np.array([self._places.get(name, -1) for name in names], dtype=int)
+        return np.where((rows >= 0) & ~self._state.gone[rows], rows, -1) if len(self._state.gone) else rows
+
+    def _named(self, names: Sequence[str]) -> tuple[State, np.ndarray]:
+        """What the index holds, and the rows of some clips in it, -1 where there is none."""
+        self._refresh()
+        with self._reading:
+            if self._places is None:
+                known = self._state.facts["clip_id"].to_pylist()
+                self._places = {name: row for row, name in enumerate(known)}
+            return self._state, self._former(names)
+
     def _kept(self) -> Kept:
         state = self._state
         blocks = {name: np.concatenate(state.columns[name].pieces, axis=1)[:, state.rows] for name in MODALITIES}
         absent = {name: state.absent[name][state.rows] for name in MODALITIES}
         facts = state.facts.take(pa.array(state.rows)).combine_chunks()
-        return Kept(sizes(self.folder / "data", state.shards), facts, blocks, absent)
+        return Kept(stamps(self.folder / "data", state.shards), facts, blocks, absent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Nobody else writes meanwhile; waits for whoever does."""
+        if self.copied:
+            raise ValueError(
+                f"{self.copied} is a copy of what is on the Hub: `save` it into a folder, and write there."
+            )
+        until = time.monotonic() + PATIENCE
+        taken = f"{self.folder} is being written by somebody else: try again once that has ended."
+        while True:
+            lock = locked(self.folder, taken)
+            try:
+                lock.__enter__()
+                break
+            except ValueError as error:
+                if taken not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
 
     def add(self, rows: pa.Table) -> int:
         """Adds a batch, whole or not at all; clips that are there already are replaced."""
-        self._append(rows)
+        with self._writing():
+            self._append(rows)
         return rows.num_rows
 
     def delete(self, clip_ids: Sequence[str]) -> int:
         """Takes clips away, and returns how many there were. Their rows stay in former batches until `save`."""
         with self._writing():
-            rows = self.state().rows_of(clip_ids)
+            _, rows = self._named(clip_ids)
             known = [name for name, row in zip(clip_ids, rows, strict=True) if row >= 0]
             if known:
-                columns = {"clip_id": pa.array(known), "deleted": pa.array([True] * len(known))}
                 wide = schema(self.identity)
+                columns = {"clip_id": pa.array(known), "deleted": pa.array([True] * len(known))}
                 table = [columns.get(name, pa.nulls(len(known), wide.field(name).type)) for name in wide.names]
-                self._append_locked(pa.table(table, schema=wide))
+                self._append(pa.table(table, schema=wide))
         return len(known)
 
-    def _writing(self) -> Any:
-        return locked(self.folder, f"{self.folder} is being written by somebody else: try again once that has ended.")
-
     def _append(self, rows: pa.Table) -> None:
-        with self._writing():
-            self._append_locked(rows)
-
-    def _append_locked(self, rows: pa.Table) -> None:
         shards = self.state().shards
-        number = int(shards[-1].removesuffix(".parquet")) + 1 if shards else 0
-        for leftover in (self.folder / "data").glob(".tmp-*"):  # of a process that was killed: nobody else writes
-            with suppress(OSError):
-                leftover.unlink()
-        _write_shard(self.folder / "data", rows, number)
+        sweep(self.folder / "data")
+        number = int(Path(shards[-1]).stem) + 1 if shards else 0
+        write_shard(self.folder / "data", rows, number)
+        self._settle()
+
+    def _settle(self) -> None:
         state = self.state()
-        write_index_card(self.folder, self.identity, len(state), len(state.shards))
+        settle_index_card(self.folder, self.identity, len(state), len(state.shards))
+
+    def settle(self) -> None:
+        """Writes the card that a process would have written, had it not been killed."""
+        with self._writing():
+            self._settle()
 
     def search(self, queries: np.ndarray, among: str, k: int, wanted: Filter) -> list[list[Hit]]:
         """The nearest of each query, the best first; ties in the order they were added."""
@@ -175,8 +232,7 @@ class FolderStore:
         stored = as_words(packed(queries)) if self.identity.codes else queries
         lists = self._lists_of(state, among)
         search = lists.nearest if lists else nearest
-        found = search(state.columns[among], stored, k, state.banned(among, wanted))
-        return hits_of(state, found)
+        return hits_of(state, search(state.columns[among], stored, k, state.banned(among, wanted)))
 
     def _lists_of(self, state: State, among: str) -> Lists | None:
         if not self._is_listed(state):
@@ -187,23 +243,26 @@ class FolderStore:
                 other = OTHER[among]
                 rows = np.flatnonzero(~state.gone & ~state.absent[other])
                 asked = rows[np.unique(np.linspace(0, len(rows) - 1, 2 * TRIED).astype(int))] if len(rows) else rows
-                queries = state.columns[other].take(asked)
-                lists = cached_lists(self.folder / CACHE, state.columns[among], queries)
+                queries, gallery = state.columns[other].take(asked), state.columns[among]
+                lists = cached_lists(self.folder / CACHE, among, gallery, queries, state.banned(among, Filter()))
                 self._lists[among] = lists
             return lists
 
     def get(self, clip_ids: Sequence[str]) -> list[Hit | None]:
         """Clips by name."""
-        state = self.state()
-        rows = state.rows_of(clip_ids)
+        state, rows = self._named(clip_ids)
         known = rows[rows >= 0]
         hits = iter(hits_of(state, [(known, np.full(len(known), np.nan))])[0])
         return [next(hits) if row >= 0 else None for row in rows]
 
+    def fetch(self, clip_ids: Sequence[str]) -> pa.Table:
+        """Clips by name, with their embeddings, those that are there."""
+        state, rows = self._named(clip_ids)
+        return table_of(state, rows[rows >= 0], self.identity)
+
     def from_source(self, source: str) -> set[str]:
         """Names of the clips that came from a data set, by its fingerprint."""
-        state = self.state()
-        facts = state.facts.filter(pa.array(~state.gone))
+        facts = self.facts(["clip_id", "source"])
         return set(facts.filter(pc.equal(facts["source"], source))["clip_id"].to_pylist())
 
     def facts(self, names: Sequence[str]) -> pa.Table:
@@ -215,89 +274,34 @@ class FolderStore:
         """All clips with their embeddings, as they would be added."""
         state = self.state()
         for start in range(0, len(state.rows), rows):
-            yield self.table(state, state.rows[start : start + rows])
-
-    def table(self, state: State, rows: np.ndarray) -> pa.Table:
-        """Some rows of a state, with their embeddings."""
-        table = state.facts.take(pa.array(rows))
-        for name in MODALITIES:
-            values = state.columns[name].take(rows)
-            flat = values.view(np.uint8)[:, : self.identity.width] if self.identity.codes else values
-            array = pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(flat).reshape(-1)),
-                self.identity.width,
-                mask=pa.array(state.absent[name][rows]),
-            )
-            table = table.append_column(f"{name}_embeds", array)
-        table = table.append_column("deleted", pa.array(np.zeros(len(rows), dtype=bool)))
-        return table.select(schema(self.identity).names).cast(schema(self.identity))
+            yield table_of(state, state.rows[start : start + rows], self.identity)
 
     def sample(self, count: int) -> pa.Table:
         """Clips, evenly out of all."""
         state = self.state()
         places = np.unique(np.linspace(0, max(0, len(state.rows) - 1), min(count, len(state.rows))).astype(int))
-        return self.table(state, state.rows[places])
-
-    def describe(self) -> dict[str, Any]:
-        """What this store adds to the description of the index."""
-        files = [self.folder / CARD, *(self.folder / "data" / shard for shard in self.state().shards)]
-        found: dict[str, Any] = {"batches": len(files) - 1, "bytes": sum(file.stat().st_size for file in files)}
-        state = self.state()
-        lists = {name: self._lists_of(state, name) for name in MODALITIES}
-        return found | {"approximate": {name: one.describe() for name, one in lists.items() if one}}
+        return table_of(state, state.rows[places], self.identity)
 
     def counts(self) -> dict[str, int]:
         """How many clips have a track."""
         state = self.state()
         return {name: int((~state.gone & ~state.absent[name]).sum()) for name in MODALITIES}
 
+    def describe(self) -> dict[str, Any]:
+        """What this store adds to the description of the index."""
+        state = self.state()
+        files = [self.folder / CARD, *(self.folder / "data" / shard for shard in state.shards)]
+        found: dict[str, Any] = {"batches": len(state.shards), "bytes": sum(file.stat().st_size for file in files)}
+        lists = {name: self._lists_of(state, name) for name in MODALITIES}
+        return found | {"approximate": {name: one.describe() for name, one in lists.items() if one}}
+
     def close(self) -> None:
         """Lets go of what was read."""
-        self._state, self._seen = empty_state(self.identity), 0
+        self._closed = True
+        self._state, self._places = empty_state(self.identity), None
+        self._lists.clear()
 
-
-def _shards(data: Path) -> list[str]:
-    return sorted(file.name for file in data.glob("[0-9]" * 8 + ".parquet"))
-
-
-def _read(file: Path, identity: Identity) -> pa.Table:
-    try:
-        table = pq.read_table(file, schema=schema(identity), partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"{file} is no batch of this index, or is damaged ({text[:120]}): copy it again, or remove it and add its "
-            "clips anew."
-        ) from None
-    return table
-
-
-def _write_shard(data: Path, rows: pa.Table, number: int) -> None:
-    """A batch, which is there whole once it is there; it is on the disk before it has its name."""
-    temporary, target = data / f".tmp-{uuid.uuid4().hex}", data / f"{number:08d}.parquet"
-    embeds = [name for name in rows.column_names if pa.types.is_fixed_size_list(rows.schema.field(name).type)]
-    floats = [f"{name}.list.element" for name in embeds if rows.schema.field(name).type.value_type == pa.float32()]
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(
-                rows, file, compression="zstd", row_group_size=ROW_GROUP,
-                use_dictionary=["path", "source", "metadata", "labels.list.element"], use_byte_stream_split=floats,
-            )  # fmt: skip
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():  # where there are no locks
-            raise FileExistsError(None, "Somebody else added a batch at the same time; try again", str(target))
-        temporary.rename(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sync(data)
-
-
-def _sync(folder: Path) -> None:
-    with suppress(OSError, AttributeError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    def remove(self) -> None:
+        """Removes the index."""
+        self.close()
+        shutil.rmtree(self.folder)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .feature_parts import ROW_GROUP
 from .index_filter import Filter
 from .index_rows import FACTS, MODALITIES, Hit, Identity, packed, schema
+from .index_store import MOST
 from .milvus_place import SECONDS, Place, connect, disconnect, no_collection, speaking
 from .milvus_rows import Rows, expression, facts_column, fields_of, hit_of, literal, one_of, stored_field
 from .optional import require
 
-MOST = 16_384
-"""Rows that Milvus gives at most."""
 IDS = 1000
 """Clips asked for by name at a time."""
 PART = 1 << 24
@@ -22,7 +22,6 @@ PART = 1 << 24
 SLACK = 16
 """Clips asked for beyond k, so that what float32 swaps at the end is put right."""
 PROPERTY = "dualspace.index"
-ROW_GROUP = 65_536
 
 
 class MilvusStore:
@@ -192,6 +191,11 @@ class MilvusStore:
         rows = self._named(clip_ids, [stored_field(name) for name in FACTS[1:-1]])
         return [hit_of(rows[name], np.nan) if name in rows else None for name in clip_ids]
 
+    def fetch(self, clip_ids: Sequence[str]) -> pa.Table:
+        """Clips by name, with their embeddings, those that are there."""
+        rows = self._named(clip_ids, self._all_fields())
+        return self.rows.to_table([rows[name] for name in clip_ids if name in rows])
+
     def from_source(self, source: str) -> set[str]:
         """Names of the clips that came from a data set, by its fingerprint."""
         return {row["clip_id"] for page in self._pages([], f"source == {literal(source)}") for row in page}
@@ -239,6 +243,14 @@ class MilvusStore:
     def counts(self) -> dict[str, int]:
         """How many clips have a track."""
         return {name: self._count(f"has_{name} == true") for name in MODALITIES}
+
+    def settle(self) -> None:
+        """There is nothing that a killed process leaves undone but parts of a batch, which adding completes."""
+
+    def remove(self) -> None:
+        """Removes the collection, and lets go of the connection."""
+        self._call("drop_collection")
+        self.close()
 
     def close(self) -> None:
         """Lets go of the connection, and of the file of Milvus Lite once nobody here has it open."""

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .files import MANIFEST
-from .index_card import index_license, write_index_card
+from .index_card import said_of, write_index_card
 from .index_folder import FolderStore
 from .release_plan import Item
 from .results import is_hub_id, is_synthetic
@@ -18,8 +17,8 @@ def stage_index(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
     identity = with_all.identity
     staged.folder.rmdir()
     store = FolderStore.save(staged.folder, identity, with_all.batches())
-    (staged.folder / MANIFEST).unlink()
-    staged.synthetic = is_synthetic(identity.model_id)
+    licensed, synthetic = said_of(source)
+    staged.synthetic = synthetic or is_synthetic(identity.model_id)
     pushed = next((one for one in others if one.kind == "model" and identity.fingerprint in one.fingerprints), None)
     name = pushed.repo_id if pushed else identity.model_id
     if not is_hub_id(name):
@@ -28,9 +27,12 @@ def stage_index(item: Item, staged: Staged, others: Sequence[Staged]) -> None:
             f"Its model, {name}, lies on this machine: whoever searches it says where it is by --model, unless it is "
             "made again with a model of the Hub."
         )
-    license = item.license or index_license(source) or "unknown"
+    license = item.license or licensed or "unknown"
     batches = len(store.state().shards)
-    write_index_card(staged.folder, identity.named(name), len(store), batches, name=staged.repo_id, license=license)
+    write_index_card(
+        staged.folder, identity.named(name), len(store), batches, name=staged.repo_id, license=license,
+        synthetic=staged.synthetic,
+    )  # fmt: skip
     paths = store.facts(["path"])["path"].drop_null()
     if len(paths):
         staged.notes.append(f"It names films by their paths ({paths[0].as_py()}, ...), and everybody could read that.")

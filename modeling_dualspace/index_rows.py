@@ -168,6 +168,8 @@ def make_rows(
     columns: dict[str, Any] = {"clip_id": names, "source": [source] * len(names), "deleted": [False] * len(names)}
     for name in FACTS[1:-1]:
         given = facts.get(name)
+        if isinstance(given, str):
+            raise ValueError(f"Expected a list with one {name} a clip, {len(names)}, got the text {given!r}.")
         columns[name] = [None] * len(names) if given is None else [_fact(name, value) for value in given]
     for name in MODALITIES:
         columns[f"{name}_embeds"] = _embeds(identity, embeds.get(name), names, name)
@@ -233,13 +235,14 @@ def as_queries(identity: Identity, given: Any, what: str = "queries", *, missing
     rows = np.array(rows, dtype=np.float32, order="C")
     if rows.ndim != 2 or rows.shape[1] != identity.dim:
         raise ValueError(f"Expected {what} of shape (n, {identity.dim}), got {tuple(rows.shape)}.")
-    known = rows[~np.isnan(rows).all(axis=1)] if missing else rows
+    numbers = np.flatnonzero(~np.isnan(rows).all(axis=1)) if missing else np.arange(len(rows))
+    known = rows[numbers]
     # Unit rows that went through float16 are still within this.
     off = ~(np.abs(np.linalg.norm(known.astype(np.float64), axis=1) - 1) < 2e-3)
     if off.any():
         raise ValueError(
             f"Expected {what} of unit length, as `get_audio_embeds` and `get_visual_embeds` give them; row "
-            f"{int(off.argmax())} has length {float(np.linalg.norm(known[off.argmax()])):.4g}."
+            f"{numbers[off.argmax()]} has length {float(np.linalg.norm(known[off.argmax()])):.4g}."
         )
     if identity.codes and not (np.abs(np.abs(known) * math.sqrt(identity.dim) - 1) < 1e-2).all():
         raise ValueError(f"This index holds codes, so {what} are +-1/sqrt({identity.dim}): use its model's embeddings.")

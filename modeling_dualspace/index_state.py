@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .index_cache import Kept
-from .index_filter import Filter, banned_by
+from .index_filter import Filter, Metadata, banned_by
 from .index_rows import FACTS, MODALITIES, Hit, Identity, schema
 from .nearest import Codes, Columns, Vectors, as_words
+
+FILTERS = 16
+"""Masks that are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,45 @@ class State:
         barred = self._barred[modality]
         if not wanted:
             return barred
-        banned = banned_by(wanted, self.facts)
+        banned = self._filters.get(wanted)
+        if banned is None:
+            banned = banned_by(wanted, self.facts, self._metadata if wanted.conditions else None)
+            if len(self._filters) >= FILTERS:
+                self._filters.clear()
+            self._filters[wanted] = banned
         return banned if barred is None else banned | barred
 
-    def rows_of(self, clip_ids: Sequence[str]) -> np.ndarray:
-        """The row of each clip, -1 where there is none."""
-        if not len(self.rows):
-            return np.full(len(clip_ids), -1)
-        known = self.facts["clip_id"].take(pa.array(self.rows)).combine_chunks()
-        places = pc.index_in(pa.array(clip_ids, pa.string()), value_set=known)
-        found = places.fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.where(found >= 0, self.rows[found], -1)
+    @cached_property
+    def _filters(self) -> dict[Filter, np.ndarray]:
+        """What was asked for of late: people page and search on with the same filter."""
+        return {}
+
+    @cached_property
+    def _metadata(self) -> Metadata:
+        return Metadata.of(self.facts["metadata"])
+
+
+def rows_of(state: State, clip_ids: Sequence[str]) -> np.ndarray:
+    """The row of each clip, -1 where there is none."""
+    if not len(state.rows) or not len(clip_ids):
+        return np.full(len(clip_ids), -1)
+    known = state.facts["clip_id"].take(pa.array(state.rows)).combine_chunks()
+    places = pc.index_in(pa.array(clip_ids, pa.string()), value_set=known)
+    found = places.fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.where(found >= 0, state.rows[found], -1)
+
+
+def table_of(state: State, rows: np.ndarray, identity: Identity) -> pa.Table:
+    """Some rows, with their embeddings, as they would be added."""
+    wide = schema(identity)
+    columns = {name: state.facts[name].take(pa.array(rows)) for name in FACTS}
+    columns["deleted"] = pa.array(np.zeros(len(rows), dtype=bool))
+    for name in MODALITIES:
+        values = state.columns[name].take(rows)
+        stored = values.view(np.uint8)[:, : identity.width] if identity.codes else values
+        flat, missing = pa.array(np.ascontiguousarray(stored).reshape(-1)), pa.array(state.absent[name][rows])
+        columns[f"{name}_embeds"] = pa.FixedSizeListArray.from_arrays(flat, identity.width, mask=missing)
+    return pa.table([columns[name] for name in wide.names], names=wide.names).cast(wide)
 
 
 def hits_of(state: State, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[list[Hit]]:
@@ -105,14 +136,19 @@ def of_kept(kept: Kept, identity: Identity) -> State:
     return State(tuple(kept.shards), kept.facts, np.zeros(len(kept.facts), dtype=bool), columns, dict(kept.absent))
 
 
-def with_shards(state: State, shards: Sequence[str], table: pa.Table, identity: Identity) -> State:
-    """What the index holds with some batches more."""
-    names = table["clip_id"].combine_chunks()
-    former = state.rows_of(names.to_pylist()) if len(state) else np.full(len(names), -1)
+def with_shards(state: State, shards: Sequence[str], table: pa.Table, identity: Identity, former: np.ndarray) -> State:
+    """What the index holds with some batches more.
+
+    Args:
+        state: what it held.
+        shards: the batches.
+        table: their rows.
+        identity: of the index.
+        former: the row that each clip of `table` had, -1 where it had none.
+    """
     gone = state.gone.copy()
     gone[former[former >= 0]] = True
-    last = _last_of(names)
-    kept = np.flatnonzero(last & ~table["deleted"].to_numpy())
+    kept = np.flatnonzero(_last_of(table["clip_id"].combine_chunks()) & ~table["deleted"].to_numpy())
     rows = table.take(pa.array(kept))
     columns, absent = {}, {}
     for name in MODALITIES:
@@ -144,4 +180,6 @@ def _stored(column: pa.ChunkedArray, identity: Identity) -> tuple[np.ndarray, np
     stored = np.zeros((len(array), identity.width), dtype=_kind(identity))
     # `flatten` leaves out the rows that are null, and minds the slice, which `values` does not.
     stored[~missing] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, identity.width)
+    if identity.codes and identity.dim % 8:  # what fills the last byte is no part of a code, whatever is written there
+        stored[:, -1] &= 0xFF << (-identity.dim % 8) & 0xFF
     return stored, missing

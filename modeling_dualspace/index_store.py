@@ -9,6 +9,9 @@ import pyarrow as pa
 from .index_filter import Filter
 from .index_rows import Hit, Identity
 
+MOST = 16_384
+"""Clips that one search finds at most: what Milvus allows."""
+
 
 class Store(Protocol):
     """The rows of an index, in the columns of `index_rows.schema`, in whichever place they lie."""
@@ -35,6 +38,9 @@ class Store(Protocol):
     def get(self, clip_ids: Sequence[str]) -> list[Hit | None]:
         """Clips by name, None where there is none; their score is NaN."""
 
+    def fetch(self, clip_ids: Sequence[str]) -> pa.Table:
+        """Clips by name, with their embeddings, those that are there."""
+
     def from_source(self, source: str) -> set[str]:
         """Names of the clips that came from a data set, by its fingerprint."""
 
@@ -52,6 +58,12 @@ class Store(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What else there is to say of the place."""
+
+    def settle(self) -> None:
+        """Puts right what a process that was killed left undone."""
+
+    def remove(self) -> None:
+        """Removes the index."""
 
     def close(self) -> None:
         """Lets go of files, connections and memory."""

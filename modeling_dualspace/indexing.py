@@ -9,11 +9,13 @@ from typing import Any
 
 from .data_release import is_data_set
 from .extraction import extract
-from .files import write_json
-from .index import Index, create_index, is_uri, open_index
+from .files import one_line, write_json
+from .index import Index, open_index
 from .index_cache import CACHE
 from .index_card import read_index_card
+from .index_places import create_store, identity_of, is_there, is_uri, open_store
 from .loading import find_processor, load_model, load_splits
+from .milvus_place import Place
 
 REMEMBERED = "films.json"
 
@@ -51,39 +53,41 @@ def index_clips(
         progress: show bars on stderr.
     """
     extracted: dict[str, Any] = {}
-    if is_there(out):  # what is wrong with it is better known before films are read
-        open_index(out, model=model, trust_remote_code=trust_remote_code).model  # noqa: B018
+    loaded: Any = load_model(model, trust_remote_code=trust_remote_code)
+    new = not is_there(out)
+    if not new:  # what is wrong with it is better known before films are read
+        with open_index(out, model=loaded) as there:
+            _ = there.model
     if _are_films(data):
-        features = Path(out.partition("#")[0]).with_name(f"{Path(out.partition('#')[0]).name}-features")
-        extracted = _extract(model, data, features, window, hop, trust_remote_code, command, progress)
-        data, films = str(features), films or _root(data)
+        extracted = _extract(model, loaded, data, features_beside(out), window, hop, command, progress)
+        films = films or (Path(data) if Path(data).is_dir() else Path(data).parent)
+        data = str(features_beside(out))
     elif window is not None or hop is not None:
         raise ValueError("`window` and `hop` cut films, and these features were made already: extract them anew so.")
-    with _opened(out, model, films, trust_remote_code) as index:
-        added, removed = index.add_data(data, config=config, splits=splits, progress=progress), 0
+    store = create_store(out, identity_of(loaded, model)) if new else open_store(out)
+    with Index(store, out, model=loaded, films=films) as index:
+        try:
+            added, removed = index.add_data(data, config=config, splits=splits, progress=progress), 0
+        except BaseException:
+            if new and not len(index):
+                store.remove()
+            raise
         if prune:
-            there = load_splits(data, config)
+            held = load_splits(data, config)
             removed = index.keep_only(
-                name for split in there if not splits or split in splits for name in there[split]["clip_id"]
+                name for split in held if not splits or split in splits for name in held[split]["clip_id"]
             )
         if films is not None:
             remember_films(out, films)
         return {"added": added, "removed": removed, "extracted": extracted or None, **index.describe()}
 
 
-def _opened(out: str, model: str, films: str | Path | None, trust_remote_code: bool) -> Index:
-    if is_there(out):
-        return open_index(out, model=model, films=films, trust_remote_code=trust_remote_code)
-    return create_index(out, model, films=films, trust_remote_code=trust_remote_code)
-
-
-def is_there(place: str) -> bool:
-    """Whether an index is at a place already."""
-    if not is_uri(place):
-        return Path(place).is_dir() and any(Path(place).iterdir())
-    from .index_milvus import MilvusStore
-
-    return MilvusStore.exists(place)
+def features_beside(out: str) -> Path:
+    """Where features are that are made for an index: beside its folder, or called as its collection is."""
+    if not is_uri(out):
+        return Path(out).with_name(f"{Path(out).name}-features")
+    place = Place.parse(out)
+    return (place.folder.parent if place.is_local else Path()) / f"{place.collection}-features"
 
 
 def remove_index(folder: Path) -> None:
@@ -98,20 +102,15 @@ def _are_films(data: str) -> bool:
     return path.suffix.lower() in (".csv", ".jsonl") or (path.is_dir() and not is_data_set(path))
 
 
-def _root(data: str) -> Path:
-    return Path(data) if Path(data).is_dir() else Path(data).parent
-
-
 def _extract(
-    model: str, data: str, features: Path, window: float | None, hop: float | None, trusted: bool, command: str,
+    name: str, model: Any, data: str, features: Path, window: float | None, hop: float | None, command: str,
     progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    loaded: Any = load_model(model, trust_remote_code=trusted)
-    spec = loaded.config.feature_spec
-    processor = find_processor(spec, (model, "model"))
+    spec = model.config.feature_spec
+    processor = find_processor(spec, (name, "model"))
     if processor is None:
         raise ValueError(
-            f"{model} has no processor beside it that makes {spec or 'its features'}, so films cannot be turned into "
+            f"{name} has no processor beside it that makes {spec or 'its features'}, so films cannot be turned into "
             "what it takes: give a data set of such features instead of films."
         )
     return extract(
@@ -149,12 +148,15 @@ def render(found: dict[str, Any]) -> str:
     what = f"codes of {model['dim']} bits" if model["codes"] else f"{model['dim']} numbers"
     lines = []
     if "added" in found:
-        lines.append(
-            f"Added {found['added']:,} clips" + (f", removed {found['removed']:,}" if found["removed"] else "")
-        )
+        removed = f", removed {found['removed']:,}" if found["removed"] else ""
+        lines.append(f"Added {found['added']:,} clips{removed}")
+    elif "removed" in found:
+        missing = f"; not there: {', '.join(map(one_line, found['missing']))}" if found["missing"] else ""
+        lines.append(f"Removed {found['removed']:,} clips{missing}")
+    size = f"{found['bytes']:,} bytes, " if found.get("bytes") is not None else ""
     lines.append(
         f"{found['place']}: {found['clips']:,} clips of {found['films']:,} films, {kinds['audio']:,} with sound, "
-        f"{kinds['visual']:,} with pictures; {found['bytes']:,} bytes, {found['engine']}"
+        f"{kinds['visual']:,} with pictures; {size}{found['engine']}"
     )
     lines.append(f"Model:  {model['id']} ({model['model_type']}, {what}, fingerprint {model['fingerprint']})")
     if found["labels"]:

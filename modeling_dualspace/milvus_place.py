@@ -32,6 +32,9 @@ _users: Counter[str] = Counter()
 """How many have a file of Milvus Lite open in this process: the last one lets go of it."""
 
 
+_LOCAL = re.compile(r"(?P<uri>(?!\w+://).*\.db)(#(?P<name>[^#]*))?", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Place:
     """A collection in Milvus.
@@ -45,6 +48,11 @@ class Place:
     collection: str
 
     @classmethod
+    def is_one(cls, text: str) -> bool:
+        """Whether a text is such a place."""
+        return re.match(r"(https?|tcp|unix|grpcs?)://", text) is not None or _LOCAL.fullmatch(text) is not None
+
+    @classmethod
     def parse(cls, text: str) -> "Place":
         """Of what a person types.
 
@@ -55,7 +63,7 @@ class Place:
 
             ```
         """
-        local = re.fullmatch(r"(?P<uri>.*\.db)(#(?P<name>[^#]*))?", text, re.DOTALL)
+        local = _LOCAL.fullmatch(text)
         uri, name = (local["uri"], local["name"]) if local else (text.partition("#")[0], text.partition("#")[2])
         name = name or COLLECTION
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):

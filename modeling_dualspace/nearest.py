@@ -4,6 +4,7 @@ Scores of all rows are one product; the k-th best of the maxima of small blocks 
 single comparison leaves little more than those; and these are compared in float64.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,6 +38,13 @@ class Columns:
     def with_rows(self, piece: np.ndarray) -> "Columns":
         """These and more."""
         return type(self)([*self.pieces, piece] if piece.shape[1] else self.pieces)
+
+    def after(self, rows: int) -> "Columns":
+        """Those that come after so many, seen where they lie."""
+        found = copy.copy(self)
+        left = [(max(0, rows - start), piece) for start, piece in self._placed()]
+        found.pieces = [piece[:, skip:] for skip, piece in left if skip < piece.shape[1]] or [self.pieces[0][:, :0]]
+        return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Some rows, `(n, width)`, in the order asked for."""

@@ -2,13 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from .files import CARD, atomic_folder
 from .index import Index
@@ -60,8 +56,7 @@ def write_page(
             (target / "films" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(_root(index) / name, target / "films" / name)
         names = [hit.clip_id for hit in chosen]
-        FolderStore.save(target / "index", index.identity.named(folder.name), _rows(index, names)).close()
-        (target / "index" / ".made-by-dualspace").unlink()
+        FolderStore.save(target / "index", index.identity.named(folder.name), [index.store.fetch(names)]).close()
         (target / REQUIREMENTS).write_text("\n".join([*requirements(), ""]), encoding="utf-8", newline="\n")
         title = title or f"Find clips of {out.resolve().name} by sound and sight"
         words = _words(index, title, len(chosen))
@@ -107,12 +102,6 @@ def _root(index: Index) -> Path:
     if index.films is None:
         raise ValueError("An index without films has none to bring along.")
     return index.films
-
-
-def _rows(index: Index, names: Sequence[str]) -> list[pa.Table]:
-    wanted = pa.array(names, pa.string())
-    tables = [rows.filter(pc.is_in(rows["clip_id"], value_set=wanted)) for rows in index.store.batches()]
-    return [pa.concat_tables(tables)]
 
 
 def _copy_package(target: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from tiny_page import write_tiny
 from tiny_release import write_data, write_run
 
+from modeling_dualspace import index_folder
 from modeling_dualspace.cli import build_parser, main
 from modeling_dualspace.index import open_index
-from modeling_dualspace.indexing import open_there
+from modeling_dualspace.indexing import features_beside, open_there, render
 from modeling_dualspace.recipe import known_recipes
 from modeling_dualspace.sample_clips import write_clips
 
@@ -71,9 +72,8 @@ def test_a_data_set_becomes_searchable_and_says_what_it_holds(run, said, tmp_pat
     assert said("index", *words, "--out", place)[1].startswith("Added 0 clips\n")
     found = json.loads(said("index", "--out", place, "--json")[1])
     assert found["clips"] == 105 and found["model"]["id"] == str((run / "runs" / "tiny").resolve())
-    assert said("index", "--out", place, "--delete", "test/0", "test/1", "nothing")[1].startswith(
-        "Added 0 clips, removed 2\n"
-    )
+    removed = said("index", "--out", place, "--delete", "test/0", "test/1", "typo")[1]
+    assert removed.startswith("Removed 2 clips; not there: typo\n")
     code, out, _ = said("index", *words, "--out", place, "--split", "test", "--prune", "--json")
     assert json.loads(out)["added"] == 2 and json.loads(out)["removed"] == 75 and json.loads(out)["clips"] == 30
 
@@ -152,6 +152,9 @@ def test_filters_choose_among_clips_and_nothing_found_is_said(films, said):
         (("search", "{films}/index", "--audio", "{drum}", "--model", "{run}/runs/tiny"), "have nothing to do with"),
         (("search", "me/nothing", "--audio", "{drum}"), "could not be had from the Hub as an index"),
         (("app", "{films}/nothing"), "is no index"),
+        (("app", "{films}/index", "--clips", "3"), "--clips goes with --out."),
+        (("app", "{films}/index", "--out", "page", "--port", "80"), "--port goes not with --out."),
+        (("index", "--out", "{films}/index", "--trust-remote-code"), "--trust-remote-code says how clips are added"),
         (("app", "{films}/index", "{films}/index", "--out", "{films}/page"), "--out is for one index, got 2."),
         (("app", "{films}/index", "--films", "{films}/nothing"), "is no folder: expected the one that the paths"),
         (("app", "{films}/index", "--host", "192.0.2.1"), "Nothing can listen at 192.0.2.1"),
@@ -163,7 +166,30 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(words, message, film
     code, out, err = said(*(str(word).format(**places) for word in words))
     lines = [line for line in err.splitlines() if "it/s]" not in line]
     assert code == 1 and out == "" and len(lines) == 1 and message in lines[0], err
-    assert not (tmp_path / "i").exists() or len(open_index(tmp_path / "i")) == 0
+    assert not (tmp_path / "i").exists()
+
+
+def test_what_a_server_does_not_say_is_left_out(films):
+    with open_index(films / "index") as index:
+        found = index.describe()
+    del found["bytes"]
+    assert "bytes" not in render(found) and "10 clips of 10 films" in render(found)
+
+
+def test_features_of_films_lie_beside_the_index_they_are_made_for(tmp_path):
+    places = {
+        "a/index": "a/index-features",
+        "a/films.db#x": "a/x-features",
+        "http://host:19530#films": "films-features",
+    }
+    assert {place: str(features_beside(place)) for place in places} == places
+
+
+def test_an_approximate_search_says_what_it_misses(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_folder, "LEAST", 5)
+    root = write_tiny(tmp_path)
+    code, out, err = said("search", root / "index", "--audio", drum(root), "--approximate")
+    assert code == 0 and len(out.splitlines()) == 10 and "100.0% among visual of the exact first ten" in err
 
 
 def test_one_thing_is_searched_with(films, capsys):

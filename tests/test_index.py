@@ -3,8 +3,11 @@
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
@@ -15,9 +18,11 @@ from transformers import AutoModel, AutoProcessor
 from modeling_dualspace import index_folder
 from modeling_dualspace.baselines import AgahConfig, AgahModel
 from modeling_dualspace.feature_dataset import to_tensors
-from modeling_dualspace.index import Index, create_index, identity_of, open_index
+from modeling_dualspace.index import Index, create_index, open_index
+from modeling_dualspace.index_data import Clips
 from modeling_dualspace.index_folder import FolderStore
-from modeling_dualspace.index_rows import Identity
+from modeling_dualspace.index_places import identity_of
+from modeling_dualspace.index_rows import Hit, Identity
 from modeling_dualspace.inverted_lists import Lists
 from modeling_dualspace.nearest import Vectors
 
@@ -98,6 +103,8 @@ def test_a_film_outside_its_folder_is_not_one_of_the_index(films, tmp_path):
     index.films = tmp_path / "films"
     found = [index.film(hit) for hit in index.get([f"clip-{row}" for row in range(4)])]
     assert found[:3] == [None] * 3 and found[3].name == "rain-0000.mp4"
+    for path in ("rain/../rain/rain-0000.mp4", str(tmp_path / "films" / "rain" / "rain-0000.mp4"), "a\0b", "x" * 5000):
+        assert index.film(Hit("a", 0.0, path, None, None, (), {})) is None
 
 
 def test_all_clips_of_a_data_set_are_found_by_their_own_features(run, index):
@@ -188,7 +195,7 @@ def test_what_was_read_is_kept_and_goes_on_from_there(tmp_path, monkeypatch):
     again = open_index(tmp_path / "index")
     (kept,) = (tmp_path / "index" / ".cache").glob("rows-*")
     read = []
-    monkeypatch.setattr(index_folder, "_read", lambda file, identity, former=index_folder._read: (
+    monkeypatch.setattr(index_folder, "read_shard", lambda file, identity, former=index_folder.read_shard: (
         read.append(file.name), former(file, identity))[1])  # fmt: skip
     index.add(["clip-8", "clip-300"], unit(2, 6, 9), None, made_by=MAKER)
     third = open_index(tmp_path / "index")
@@ -203,6 +210,67 @@ def test_what_was_read_is_kept_and_goes_on_from_there(tmp_path, monkeypatch):
     assert len(open_index(tmp_path / "index")) == 300
     shutil.rmtree(tmp_path / "index" / ".cache")
     assert len(open_index(tmp_path / "index")) == 300
+
+
+def test_a_card_that_a_killed_process_did_not_write_is_written_by_the_next(run, index, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(index_folder, "settle_index_card", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            index.add(["late"], index.sample(1)[1], None, made_by=index.model)
+    assert len(open_index(index.place)) == 106 and "clips=105" in Path(index.place, "README.md").read_text()
+    assert index.add_data(str(run / "tiny-data"), progress=False) == 0  # the same command
+    assert "clips=106" in Path(index.place, "README.md").read_text()
+    assert len(load_dataset(index.place, split="train")) == 106
+
+
+def test_a_licence_that_its_owner_wrote_stays(index):
+    card = Path(index.place, "README.md")
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1))
+    index.delete(["train/0"])
+    assert "license: cc-by-4.0" in card.read_text() and "clips=104" in card.read_text()
+
+
+def test_numbers_that_are_none_are_no_metadata(run, tmp_path):
+    split = load_dataset(str(run / "tiny-data"), split="test")
+    split = split.add_column("loudness", [float("nan"), float("inf"), *np.linspace(0, 1, 28).tolist()])
+    names, embeds, facts = next(
+        Clips(split, "test", AutoModel.from_pretrained(run / "runs" / "tiny" / "model")).batches()
+    )
+    assert facts["metadata"][:3] == [{"split": "test"}, {"split": "test"}, {"split": "test", "loudness": 0.0}]
+    assert embeds["audio"].shape == (30, 4)
+
+
+def test_a_closed_index_says_so_and_forgets(tmp_path):
+    index = made_up(tmp_path / "index", 3)
+    index.close()
+    assert "was closed: open the index anew" in refusal(
+        lambda: index.search_embeds(unit(1, 6), among="audio", made_by=MAKER)
+    )
+
+
+def test_clips_are_found_by_name_with_their_embeddings(index):
+    hits, audio, visual = index.sample(500)
+    names = [hits[3].clip_id, "nothing", hits[0].clip_id, hits[3].clip_id]
+    found = index.embeds(names)
+    for rows, whole in zip(found, (audio, visual), strict=True):
+        assert np.array_equal(rows[[0, 2, 3]], whole[[3, 0, 3]]) and np.isnan(rows[1]).all()
+    index.add([hits[0].clip_id], audio[5:6], None, made_by=index.model)  # replaced, under the same name
+    assert np.array_equal(index.embeds(names[2:3])[0], audio[5:6]) and np.isnan(index.embeds(names[2:3])[1]).all()
+    assert index.get([hits[0].clip_id])[0].path is None
+    index.delete(names[:1])
+    assert np.isnan(index.embeds(names[:1])[0]).all() and index.get(names[:1]) == [None]
+
+
+def test_what_a_batch_from_elsewhere_holds_is_looked_at(tmp_path):
+    made_up(tmp_path / "index", 30)
+    batch = tmp_path / "index" / "data" / "00000000.parquet"
+    table = pq.read_table(batch)
+    rows = np.array(table["visual_embeds"].to_pylist(), dtype=np.float32)
+    rows[7] *= 3
+    wrong = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 6)
+    place = table.column_names.index("visual_embeds")
+    pq.write_table(table.set_column(place, "visual_embeds", wrong), batch)
+    assert "the visual embedding of clip-7 is not of unit length" in refusal(lambda: open_index(tmp_path / "index"))
 
 
 def test_films_are_found_once_each_by_their_best_clip(tmp_path):
@@ -270,10 +338,17 @@ def test_an_index_of_very_many_clips_can_be_searched_nearly(tmp_path, monkeypatc
     found = [one.search_embeds(query, among="visual", made_by=MAKER) for one in (index, near)]
     names = [[{hit.clip_id for hit in hits} for hits in one] for one in found]
     assert np.mean([len(one & other) / 10 for one, other in zip(*names, strict=True)]) > 0.8
-    kept = {file.name for file in (tmp_path / "index" / ".cache").glob("lists-*")}
+    kept = {file.name for file in (tmp_path / "index" / ".cache").glob("lists-*.faiss")}
     again = open_index(tmp_path / "index", approximate=True)
     assert again.describe()["approximate"] == about["approximate"] and len(kept) == 2
-    assert kept == {file.name for file in (tmp_path / "index" / ".cache").glob("lists-*")}
+    assert kept == {file.name for file in (tmp_path / "index" / ".cache").glob("lists-*.faiss")}
+    # Of few clips that pass a filter, all are found, whichever lists they lie in.
+    index.add([f"rare-{row}" for row in range(20)], unit(20, 6, 8), unit(20, 6, 9), made_by=MAKER, labels=["rare"] * 20)
+    for k in (5, 20, 50):
+        pair = [
+            one.search_embeds(query[:5], among="visual", made_by=MAKER, k=k, labels="rare") for one in (index, again)
+        ]
+        assert pair[0] == pair[1] and len(pair[0][0]) == min(k, 20)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +368,12 @@ def test_an_index_of_very_many_clips_can_be_searched_nearly(tmp_path, monkeypatc
         (lambda index: index.add(["a"], unit(1, 6), None, made_by=MAKER, metadata=[{"a": {1}}]), "what JSON can hold"),
         (lambda index: index.search(audio="a.wav", video="b.mp4"), "got audio and video"),
         (lambda index: index.search(), "got none"),
+        (lambda index: index.search_embeds(unit(1, 6), among=None, made_by=MAKER), "audio or visual, got None"),
+        (lambda index: index.add(["a", "b"], unit(2, 6), None, made_by=MAKER, path="ab"), "got the text 'ab'"),
+        (
+            lambda index: index.add(["a", "b"], np.stack([np.full(6, np.nan), np.ones(6)]), None, made_by=MAKER),
+            "row 1 has",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_nothing_is_added(call, said, tmp_path):

@@ -1,12 +1,13 @@
 """An index and a page for the Hub: what goes there, what does not, and that both work from there."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from tiny_page import write_tiny
 from tiny_release import refusal, write_data, write_run
 
-from modeling_dualspace import release
+from modeling_dualspace import index_folder, release
 from modeling_dualspace.index import create_index, open_index
 from modeling_dualspace.page_space import requirements, write_page
 from modeling_dualspace.release import push
@@ -62,6 +63,32 @@ def test_an_index_that_is_released_with_its_model_names_it_by_its_id(root, onlin
     push(str(tmp_path / "both.yaml"), "me", data=str(root / "tiny-data"), progress=False)
     with open_index("me/clips-index") as index:
         assert index.identity.model_id == "me/tiny" and index.model.config.embed_dim == 4
+
+
+def test_an_index_of_the_hub_cannot_be_changed_where_it_was_copied_to(root, online, unverified, tmp_path):
+    push(str(root / "clips-index"), "me/clips-index", license="cc-by-4.0", progress=False)
+    with open_index("me/clips-index", model=str(root / "runs" / "tiny")) as index:
+        for change in (
+            lambda: index.delete(["train/1"]),
+            lambda: index.add_data(str(root / "tiny-data"), progress=False),
+        ):
+            assert "is a copy of what is on the Hub" in refusal(change)
+        with index.save(tmp_path / "own") as own:
+            assert own.delete(["train/1"]) == 1 and len(index) == len(own) + 1
+
+
+def test_nothing_that_is_derived_goes_and_made_up_features_are_said_to_be(root, unverified, monkeypatch, tmp_path):
+    monkeypatch.setattr(index_folder, "WORTH_KEEPING", 10)
+    source = Path(shutil.copytree(root / "clips-index", tmp_path / "clips-index"))
+    card = source / "README.md"
+    card.write_text(card.read_text().replace("tags:\n", "tags:\n- synthetic\n"))
+    with open_index(source) as index:
+        index.search_embeds(index.sample(1)[1], among="visual", made_by=index.identity.fingerprint)
+    assert list((source / ".cache").glob("rows-*"))
+    settings = {"license": "mit", "dry_run": True, "progress": False}
+    assert "-synthetic" in refusal(lambda: push(str(source), "me/clips-index", **settings))
+    (one,) = push(str(source), "me/index-synthetic", **settings)["repositories"]
+    assert not any(".cache" in file["path"] for file in one["files"]) and "**SYNTHETIC" in one["card"]
 
 
 def test_an_index_goes_nowhere_public_while_its_licence_is_unknown(root, unverified):

@@ -23,10 +23,11 @@ import pytest
 import torch
 
 from modeling_dualspace import codes, index_milvus, milvus_place
-from modeling_dualspace.index import Index, is_uri, open_index
+from modeling_dualspace.index import Index, open_index
 from modeling_dualspace.index_filter import Condition, Filter
 from modeling_dualspace.index_folder import FolderStore
 from modeling_dualspace.index_milvus import MilvusStore
+from modeling_dualspace.index_places import is_uri
 from modeling_dualspace.index_rows import MODALITIES, Identity, make_rows
 from modeling_dualspace.milvus_place import Place
 
