@@ -11,7 +11,7 @@ from .cli_parts import add_command
 
 _BASH = """# dualspace completion bash; zsh reads it too, after: autoload -Uz bashcompinit && bashcompinit
 _dualspace() {{
-    local current="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
+    local current="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words="" only=""
     if [ "$COMP_CWORD" -eq 1 ]; then
         words="{commands}"
     else
@@ -24,7 +24,7 @@ _dualspace() {{
     fi
     local IFS=$'\n'
     COMPREPLY=( $(IFS=' '; compgen -W "$words" -- "$current") )
-    case "$current" in -*) ;; *) COMPREPLY+=( $(compgen -f -- "$current") ) ;; esac
+    case "$current$only" in -*|*only) ;; *) COMPREPLY+=( $(compgen -f -- "$current") ) ;; esac
 }}
 complete -o filenames -F _dualspace dualspace
 """
@@ -77,7 +77,7 @@ def _bash(commands: dict[str, argparse.ArgumentParser]) -> str:
         for action in _options(parser):
             if action.choices:
                 places = "|".join(f"{name}:{word}" for word in action.option_strings)
-                values.append(f'            {places}) words="{" ".join(map(str, action.choices))}" ;;')
+                values.append(f'            {places}) words="{" ".join(map(str, action.choices))}" only=only ;;')
     return _BASH.format(commands=" ".join(commands), values="\n".join(values), options="\n".join(options))
 
 

@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
         right: numbers of columns that are set to the right.
     """
     shown = [[one_line(text) for text in row] for row in rows]
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return "\n".join("\t".join(row) for row in shown)
     if not shown:
         return ""

@@ -7,7 +7,7 @@ import sys
 from .cli_parts import add_command, positive, table
 from .console import quiet
 
-INDEX = "an index's folder; or in Milvus: http://host:19530#name, films.db#name"
+INDEX = "an index's folder, its id on the Hub, or in Milvus: http://host:19530#name, films.db#name"
 
 
 def add_index(commands: argparse._SubParsersAction) -> None:
@@ -84,7 +84,8 @@ def add_search(commands: argparse._SubParsersAction) -> None:
         help="find clips of an index by a sound, a film's pictures, or a picture",
         description="Embeds what is searched with by the index's own model, and prints the nearest clips, the best "
         "first: a table on a terminal, and into a pipe one line a clip: score, film, start, end, labels, clip_id, "
-        "parted by tabs.",
+        "parted by tabs. The score is the cosine of the two embeddings, at most 1. Several --label are alternatives, "
+        "several --where must all be met; what can be asked about is the split and the data set's further columns.",
         examples=(
             "dualspace search films-index --audio bark.wav",
             "dualspace search films-index --video drummer.mp4 -k 5 --label drum --label bell",
@@ -96,7 +97,7 @@ def add_search(commands: argparse._SubParsersAction) -> None:
     asked.add_argument("--audio", metavar="FILE", help="a sound, or a film of which it is taken: finds pictures")
     asked.add_argument("--video", metavar="FILE", help="a film, of which the pictures are taken: finds sounds")
     asked.add_argument("--image", metavar="FILE", help="a picture: finds sounds")
-    command.add_argument("-k", type=positive, default=10, help="how many clips [%(default)s]")
+    command.add_argument("-k", type=positive, default=10, help="how many clips, to 16,384 [%(default)s]")
     command.add_argument("--label", metavar="NAME", action="append", default=[], help="only of this class, or of these")
     command.add_argument(
         "--where", metavar="FILTER", action="append", default=[], help="only of this metadata: split=test, 'year>=2010'"
@@ -118,10 +119,18 @@ def _search(arguments: argparse.Namespace) -> int:
     query = {name: getattr(arguments, name) for name in ("audio", "video", "image", "among", "k", "where")}
     with quiet(), open_index(arguments.index, **opening) as index:
         hits = index.search(labels=arguments.label, per_film=arguments.per_film, **query)
+        wrong = None if hits else index.why_nothing(arguments.label, arguments.where)
         about = index.store.describe().get("approximate") if arguments.approximate else None
     if about:
         shares = ", ".join(f"{one['recall@10']:.1%} among {name}" for name, one in about.items())
         print(f"By inverted lists, which find {shares} of the exact first ten.", file=sys.stderr)
+    if wrong:
+        raise ValueError(wrong)
+    if not hits:
+        print(
+            "No clip passes this filter." if arguments.label or arguments.where else "No clip is there.",
+            file=sys.stderr,
+        )
     if arguments.json:
         print(json.dumps([hit.to_dict() for hit in hits]))
         return 0
@@ -129,11 +138,8 @@ def _search(arguments: argparse.Namespace) -> int:
         (f"{hit.score:.4f}", hit.path or "", _seconds(hit.start), _seconds(hit.end), ", ".join(hit.labels), hit.clip_id)
         for hit in hits
     ]
-    shown = table(("score", "film", "start", "end", "labels", "clip"), rows, right=(0, 2, 3))
-    if shown:
-        print(shown)
-    else:
-        print("No clip is like that: there is none, or none that passes the filter.", file=sys.stderr)
+    if rows:
+        print(table(("score", "film", "start", "end", "labels", "clip"), rows, right=(0, 2, 3)))
     return 0
 
 

@@ -30,7 +30,8 @@ def exit_code(program: str, command: Callable[[], int]) -> int:
     try:
         with _ended_as_interrupted():
             code = command()
-            sys.stdout.flush()
+            if sys.stdout is not None:  # somebody closed it
+                sys.stdout.flush()
             return code
     except BrokenPipeError as error:
         if not _nobody_reads():

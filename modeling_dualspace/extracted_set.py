@@ -83,8 +83,9 @@ def check_place(source: Path, out: Path, overwrite: bool) -> None:
         raise ValueError(f"Names of folders must be UTF-8, got {printable(str(out))}: choose another --out.")
     if source.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"{source} lies in {out}, which would be replaced: choose another --out.")
-    if (out / "config.json").is_file():
-        raise ValueError(f"{out} holds a model, which features do not replace: choose another --out.")
+    for name, what in {"config.json": "a model", "app.py": "a page, or the metric"}.items():
+        if (out / name).is_file():
+            raise ValueError(f"{out} holds {what}, which features do not replace: choose another --out.")
     if not (out / SUMMARY).is_file():
         check_folder(out.resolve(), overwrite)
 

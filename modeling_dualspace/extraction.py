@@ -264,7 +264,7 @@ def render(found: dict[str, Any]) -> str:
     if "train" in found["splits"]:
         name = Path(found["out"]).name
         lines.append(
-            f"Next: dualspace train tiny data.path={found['out']} output=runs/{name}   (seconds; `finetune` starts "
-            "from a published model, init=...)"
+            f"Next: dualspace train films data.path={found['out']} output=runs/{name}   (`finetune` starts from a "
+            "published model, init=...)"
         )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ An index lies in a folder, or in Milvus where one machine is not enough. It know
 any other.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -286,6 +287,20 @@ class Index:
     def _label_counts(self) -> dict[str, int]:
         column = self.store.facts(["labels"])["labels"]
         return {one["values"]: one["counts"] for one in pc.value_counts(pc.list_flatten(column)).to_pylist()}
+
+    def why_nothing(self, labels: Sequence[str] = (), where: str | Sequence[str] = ()) -> str | None:
+        """What a filter names that the index has not, and what it has; None where nothing is misspelt."""
+        known = self.labels()
+        unknown = [label for label in labels if label not in known]
+        if unknown:
+            return f"No clip is labelled {unknown[0]}: there are {', '.join(known[:20]) or 'no labels'}."
+        texts = pc.unique(self.store.facts(["metadata"])["metadata"]).drop_null().to_pylist()
+        keys = sorted({key for text in texts for key in json.loads(text)})
+        asked = [one.key for one in Filter.of((), where).conditions]
+        strange = [key for key in asked if key not in keys]
+        if strange:
+            return f"No clip says anything about {strange[0]}: there are {', '.join(keys[:20]) or 'no metadata'}."
+        return None
 
     def sample(self, count: int = 2000) -> tuple[list[Hit], np.ndarray, np.ndarray]:
         """Clips, evenly out of all, always the same; their embeddings of sounds, and of pictures, NaN where none."""

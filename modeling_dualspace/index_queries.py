@@ -10,6 +10,8 @@ from torch import nn
 from .files import model_fingerprint
 from .index_rows import Identity, as_queries
 from .loading import find_processor, load_model
+from .media import MediaError
+from .media_inputs import named as named_source
 
 
 class Queries:
@@ -87,7 +89,12 @@ class Queries:
         model, processor = self.model, self.processor
         media = {"audio": {"audio": audio}, "image": {"images": image}}
         media["video"] = {"videos": video, "modalities": ("visual",)}
-        inputs = processor(**media[named[0]], **settings)
+        try:
+            inputs = processor(**media[named[0]], **settings)
+        except MediaError as error:
+            if "has no picture" in str(error):
+                raise MediaError(named_source(video), "has no pictures: search by its sound, with `audio`") from None
+            raise
         modality = "audio" if named[0] == "audio" else "visual"
         features = inputs[f"{modality}_features"]
         if len(features) != 1:

@@ -12,7 +12,7 @@ from .extraction import extract
 from .files import one_line, write_json
 from .index import Index, open_index
 from .index_cache import CACHE
-from .index_card import read_index_card
+from .index_card import is_index, read_index_card
 from .index_places import create_store, identity_of, is_there, is_uri, open_store
 from .loading import find_processor, load_model, load_splits
 from .milvus_place import Place
@@ -53,6 +53,8 @@ def index_clips(
         progress: show bars on stderr.
     """
     extracted: dict[str, Any] = {}
+    if films is not None and not Path(films).is_dir():
+        raise ValueError(f"{films} is no folder: expected the one that the paths of clips start from.")
     loaded: Any = load_model(model, trust_remote_code=trust_remote_code)
     new = not is_there(out)
     if not new:  # what is wrong with it is better known before films are read
@@ -99,6 +101,10 @@ def remove_index(folder: Path) -> None:
 
 def _are_films(data: str) -> bool:
     path = Path(data)
+    if (path / "app.py").is_file() or is_index(path):
+        raise ValueError(
+            f"{data} is {'an index' if is_index(path) else 'a page'}, and no films: give these, or features."
+        )
     return path.suffix.lower() in (".csv", ".jsonl") or (path.is_dir() and not is_data_set(path))
 
 

@@ -4,16 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import CARD, MANIFEST
-from .index_card import is_index, read_index_card
-from .page_space import APP, REQUIREMENTS
+from .index_card import read_index_card
 from .processor_release import released_processor
 from .release_plan import Item
 from .staging import Staged, place, write_text
-
-
-def is_page(path: Path) -> bool:
-    """Whether a folder is a page, as `dualspace app --out` writes it."""
-    return all((path / name).is_file() for name in (CARD, APP, REQUIREMENTS)) and is_index(path / "index")
 
 
 def stage_page(item: Item, staged: Staged, others: Sequence[Staged]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .files import CARD, atomic_folder
 from .index import Index
+from .index_card import is_index
 from .index_folder import FolderStore
 from .index_rows import Hit
 from .loading import find_processor
@@ -46,6 +47,8 @@ def write_page(
         raise ValueError(
             f"{index.model_place} has no processor beside it, so nobody could search by a film or a sound."
         )
+    if out.is_dir() and any(out.iterdir()) and not is_page(out):
+        raise ValueError(f"{out} holds something else, which a page does not replace: choose another --out.")
     chosen = _choose(index, clips)
     films = sorted({hit.path for hit in chosen if hit.path and _comes_along(index, hit)})
     with atomic_folder(out, overwrite=overwrite) as target:
@@ -66,6 +69,11 @@ def write_page(
                 text = text.replace(f"@@{word}@@", value)
             (target / name).write_text(text, encoding="utf-8", newline="\n")
     return {"out": str(out), "clips": len(chosen), "films": len(films)}
+
+
+def is_page(path: Path) -> bool:
+    """Whether a folder is a page, as `write_page` makes it."""
+    return all((path / name).is_file() for name in (CARD, APP, REQUIREMENTS)) and is_index(path / "index")
 
 
 def _words(index: Index, title: str, clips: int) -> dict[str, str]:

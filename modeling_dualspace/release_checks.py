@@ -51,8 +51,8 @@ def _licence_problems(staged: Staged, licence: object) -> Iterator[str]:
     elif "unknown" in names and not staged.private:
         yield (
             "Nobody said under which licence it may be passed on, so it is pushed to nowhere public: say so in its "
-            "card once you know (`DataCard(license=...)`, or --license of `extract` and of a model's push), or keep it "
-            "to yourself by --private."
+            "card once you know (`DataCard(license=...)`, or --license of `extract`, and of the push of a model, an "
+            "index or a page), or keep it to yourself by --private."
         )
 
 

@@ -10,7 +10,8 @@ from .index_card import is_index
 from .index_release import stage_index
 from .metric_release import is_metric, stage_metric
 from .model_release import is_model, stage_model
-from .page_release import is_page, stage_page
+from .page_release import stage_page
+from .page_space import is_page
 from .staging import Kind
 
 KINDS = (

@@ -210,7 +210,8 @@ def _check_pipeline(job: dict[str, Any], *task: str, **trust: Any) -> Iterator[s
 
 def pipeline_by_remote_code(job: dict[str, Any]) -> Iterator[str]:
     """By the code that comes with a model, where it names any."""
-    if json.loads(_file(job, "config.json").read_text(encoding="utf-8")).get("custom_pipelines"):
+    config = json.loads(_file(job, "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config and "custom_pipelines" in config:
         yield from _check_pipeline(job, trust_remote_code=True)
 
 
@@ -415,7 +416,7 @@ STEPS_BEFORE = {
 }
 """Without this package."""
 STEPS = {
-    "model": [blocks_with_package, processor_by_package, pipeline_by_package, model_by_package],
+    "model": [blocks_with_package, processor_by_package, model_by_package, pipeline_by_package],
     "data set": [data_by_package],
     "metric": [blocks_with_package, metric_by_package],
     "index": [index_by_package],

@@ -288,6 +288,8 @@ class _Training:
                         said, step=self.progress.steps_before + trainer.step
                     )  # trackers go forward only
                     self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+                    terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+                    self._say(f"refit, epoch {trainer.epoch}/{best['epoch']}  {terms}")
                 self._save_or_stop(trainer)
             start = time.perf_counter()
             trainer.losses()

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_terminal_sees_a_table(films, said, monkeypatch):
     lines = out.splitlines()
     assert code == 0 and lines[0].split() == ["score", "film", "start", "end", "labels", "clip"]
     assert len(lines) == 3 and len({line.index("0.1  ") for line in lines[1:]}) == 1
-    assert said("search", films / "index", "--video", drum(films), "--label", "no such")[1] == ""
+    assert said("search", films / "index", "--video", drum(films), "--where", "year<0")[1] == ""
 
 
 def test_filters_choose_among_clips_and_nothing_found_is_said(films, said):
@@ -127,7 +128,10 @@ def test_filters_choose_among_clips_and_nothing_found_is_said(films, said):
     code, out, err = said(*words, "--label", "drum", "--label", "rain", "--json")
     assert {hit["labels"][0] for hit in json.loads(out)} == {"drum", "rain"}
     code, out, err = said(*words, "--label", "no such")
-    assert (code, out) == (0, "") and err.startswith("No clip is like that")
+    assert (code, out) == (1, "") and "No clip is labelled no such: there are " in err and "drum" in err
+    code, out, err = said(*words, "--where", "yaer=2004", "--json")
+    assert (code, out) == (1, "") and "No clip says anything about yaer: there are year." in err
+    assert said(*words, "--where", "year>3000", "--json") == (0, "[]\n", "No clip passes this filter.\n")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,7 @@ def test_filters_choose_among_clips_and_nothing_found_is_said(films, said):
         (("index", "{run}/runs/tiny", "{run}/tiny-data", "--out", "i", "--window", "3"), "were made already"),
         (("index", "--out", "{films}/index", "--delete", "a", "--films", "x"), "--films says how clips are added"),
         (("search", "{films}/index", "--audio", "nowhere.wav"), "nowhere.wav"),
+        (("search", "{films}/index", "--video", "{sound}"), "has no pictures: search by its sound, with `audio`"),
         (("search", "{films}/index", "--audio", "{films}/index/README.md"), "README.md"),
         (("search", "{films}/index", "--audio", "{drum}", "--where", "year>>3"), "> compares numbers, and '>3'"),
         (("search", "{films}/index", "--audio", "{drum}", "-k", "99999"), "1 to 16,384, got 99999"),
@@ -162,7 +167,10 @@ def test_filters_choose_among_clips_and_nothing_found_is_said(films, said):
 )  # fmt: skip
 def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(words, message, films, run, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    places = {"films": films, "run": run, "drum": drum(films)}
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    places = {"films": films, "run": run, "drum": drum(films), "sound": tmp_path / "sound.wav"}
     code, out, err = said(*(str(word).format(**places) for word in words))
     lines = [line for line in err.splitlines() if "it/s]" not in line]
     assert code == 1 and out == "" and len(lines) == 1 and message in lines[0], err
@@ -192,6 +200,31 @@ def test_an_approximate_search_says_what_it_misses(said, tmp_path, monkeypatch):
     assert code == 0 and len(out.splitlines()) == 10 and "100.0% among visual of the exact first ten" in err
 
 
+def test_what_another_command_made_is_not_overwritten(films, said, tmp_path):
+    shutil.copytree(films / "films", tmp_path / "films", ignore=shutil.ignore_patterns("*.csv"))
+    places = {name: tmp_path / name for name in ("features", "page")}
+    assert said("extract", tmp_path / "films", "--out", places["features"])[0] == 0
+    assert said("app", films / "index", "--films", films / "films", "--out", places["page"], "--clips", 2)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    for words in (
+        ("app", films / "index", "--out", places["features"], "--overwrite"),
+        ("extract", tmp_path / "films", "--out", places["page"], "--overwrite"),
+        ("index", films / "model", places["page"], "--out", tmp_path / "i"),
+        ("index", films / "model", films / "index", "--out", tmp_path / "i"),
+        ("index", films / "model", tmp_path / "films", "--out", tmp_path / "i", "--films", tmp_path / "none"),
+    ):
+        code, out, err = said(*words)
+        assert (code, out) == (1, "") and len(err.splitlines()) == 1, words
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_nobody_need_listen(films):
+    code = "import sys; from modeling_dualspace.cli import main; sys.stdout = None; sys.exit(main(sys.argv[1:]))"
+    words = ["search", str(films / "index"), "--audio", str(drum(films))]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
 def test_one_thing_is_searched_with(films, capsys):
     for words in (["search", str(films)], ["search", str(films), "--audio", "a", "--video", "b"]):
         with pytest.raises(SystemExit) as stopped:
@@ -218,7 +251,7 @@ def test_bash_completes_commands_options_values_names_and_files(said, tmp_path):
     assert complete("dualspace se", script, tmp_path) == {"search"}
     assert complete("dualspace ", script, tmp_path) >= set(COMMANDS)
     assert complete("dualspace search --a", script, tmp_path) == {"--audio", "--among", "--approximate"}
-    assert complete("dualspace search index --among ", script, tmp_path) >= {"audio", "visual"}
+    assert complete("dualspace search index --among ", script, tmp_path) == {"audio", "visual"}
     assert complete("dualspace search index --audio ba", script, tmp_path) == {"bark.wav"}
     assert complete("dualspace train base", script, tmp_path) == {
         name for name in known_recipes() if name.startswith("base")

@@ -71,7 +71,7 @@ def test_a_stranger_tries_it_with_the_package_and_without_and_so_does_the_python
         assert f"its pipeline ({task}) gives the embeddings in its card" in released["result"]
     card = (released["folder"] / "README.md").read_text()
     assert "AutoProcessor.from_pretrained" in card and "processor_config.json" in card
-    assert released["result"].count("of the Python in its card runs") == card.count("```python\n") == 3
+    assert released["result"].count("of the Python in its card runs") == card.count("```python\n") == 4
     assert {"media.py", "processing_dualspace.py"} < {path.name for path in released["folder"].glob("*.py")}
 
 

@@ -162,6 +162,11 @@ def test_every_command_about_films_in_the_manuals_and_recipes_names_what_exists(
     assert len(commands) >= 9 and len(trained) == 1
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_left_to_be_filled_in(document):
+    assert re.findall(r"@@\w*|\bTODO\b|\bFIXME\b|\bXXX\b", document.read_text()) == []
+
+
 def test_every_benchmark_is_in_the_readme():
     shared = ("harness.py", "networks.py", "systems.py")
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name not in shared}

@@ -147,7 +147,7 @@ def test_a_folder_is_known_by_what_lies_in_it(tmp_path, files, kind):
         (tmp_path / name).write_text("---\nconfigs: []\n---\n")
     assert kind_of(str(tmp_path)).name == kind and kind_of(str(tmp_path), kind).name == kind
     (tmp_path / files[0]).unlink()
-    with pytest.raises(ValueError, match="nothing that can be released: expected a data set.*metric.*a run"):
+    with pytest.raises(ValueError, match="that can be released: expected a page.*index.*data set.*metric.*a run"):
         kind_of(str(tmp_path))
 
 

@@ -6,17 +6,23 @@ transformers and torch, and the npm client.
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from gradio_client import Client, handle_file
 from huggingface_hub import constants
 from local_hub import LocalHub
 
 from modeling_dualspace import release, verification
 from modeling_dualspace.cli import main
 
+GRADIO = version("gradio")
 ROOT = Path(__file__).parent.parent
 DATA, MODEL, METRIC = "lab/vegas-features-synthetic", "lab/dualspace-vegas-synthetic", "lab/retrieval_map"
 EVERYTHING = [
@@ -107,6 +113,55 @@ def test_the_three_lines_work_where_there_is_only_the_wheel(hub, hub_environment
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], ROOT, dict(os.environ))
     (wheel,) = tmp_path.glob("*.whl")
     three_lines(environment_of(tmp_path, wheel), hub, hub_environment, tmp_path)
+
+
+FILMS = """
+from modeling_dualspace.sample_clips import write_clips
+write_clips("my_videos", 8, 0.4, seed=1, progress=False)
+"""
+SEARCHABLE = [
+    ["extract", "my_videos", "--out", "my-features"],
+    ["train", "films", "data.path=my-features", "train.min_steps=5", "output=runs/films"],
+    ["index", "runs/films", "my-features", "--out", "my-index", "--films", "my_videos"],
+]
+
+
+@pytest.mark.slow
+def test_films_become_searchable_by_three_commands_where_there_is_only_the_wheel(hub_environment, hub, tmp_path):
+    """And the page that is written of them starts where there is only what it says it needs."""
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], ROOT, dict(os.environ))
+    (wheel,) = tmp_path.glob("*.whl")
+    python, environment = environment_of(tmp_path, f"{wheel}[app]"), hub_environment(hub, tmp_path / "home")
+    command = [python, "-m", "modeling_dualspace"]
+    run([python, "-c", FILMS], tmp_path, environment)
+    for words in SEARCHABLE:
+        run([*command, *words], tmp_path, environment)
+    film = next((tmp_path / "my_videos" / "drum").glob("*.mp4"))
+    found = run(
+        [python, "-m", "modeling_dualspace", "search", "my-index", "--audio", film, "-k", "3"], tmp_path, environment
+    )
+    assert len(found.splitlines()) == 3
+    run([python, "-m", "modeling_dualspace", "app", "my-index", "--out", "page", "--clips", "5"], tmp_path, environment)
+    (tmp_path / "other").mkdir()
+    other = environment_of(tmp_path / "other", "-r", tmp_path / "page" / "requirements.txt", f"gradio=={GRADIO}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = subprocess.Popen(
+        [other, "app.py"], cwd=tmp_path / "page", env=environment | {"GRADIO_SERVER_PORT": str(port)}
+    )
+    try:
+        for _ in range(240):
+            with suppress(Exception):
+                client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+                break
+            assert page.poll() is None
+            time.sleep(0.5)
+        hits = client.predict(handle_file(film), k=2, api_name="/search_by_sound")
+        assert len(hits) == 2 and client.predict(api_name="/describe")["clips"] == 5
+    finally:
+        page.terminate()
+        page.wait(30)
 
 
 @pytest.mark.slow

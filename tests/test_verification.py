@@ -63,7 +63,8 @@ def here(monkeypatch, tmp_path):
     """`here(one, *steps)`: what these steps of a stranger, or all for which the package may be there, say of one."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # a stranger has one of its own
     monkeypatch.setattr(stranger, "STEPS_BEFORE", {kind: steps[:] for kind, steps in stranger.STEPS_BEFORE.items()})
-    stranger.STEPS_BEFORE["model"].remove(stranger.model_by_remote_code)  # in this process the package is there
+    for step in (stranger.model_by_remote_code, stranger.pipeline_by_remote_code):
+        stranger.STEPS_BEFORE["model"].remove(step)  # in this process the package is there
 
     def look(one: Staged) -> list[str]:
         file = tmp_path / "jobs.json"
