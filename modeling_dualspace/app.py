@@ -141,4 +141,7 @@ async def _tidy(uploads: Uploads) -> None:
     """Removes old uploads, every minute."""
     while True:
         await asyncio.sleep(min(60.0, uploads.keep))
-        await asyncio.to_thread(uploads.tidy)
+        try:
+            await asyncio.to_thread(uploads.tidy)
+        except OSError as error:  # the next time, then
+            logger.warning("Old uploads cannot be removed: %s", error)

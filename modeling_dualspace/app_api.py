@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .app_query import MOST, Query, RefusedError, Wish
+from .app_query import MOST, Asked, RefusedError, Wish
 from .app_search import Catalogue, public_facts
 
 TOGETHER: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "search"}
@@ -31,7 +31,7 @@ class Endpoints:
     def __init__(self, gr: Any, catalogues: Sequence[Catalogue]):
         self.gr, self.catalogues = gr, catalogues
 
-    def _search(self, query: Query, settings: Sequence[Any]) -> list[dict[str, Any]]:
+    def _search(self, query: Asked, settings: Sequence[Any]) -> list[dict[str, Any]]:
         among, k, labels, where, per_film, model = settings
         if not query.path and not query.clip_id:
             raise self.gr.Error("Nothing came to search with: send a file, or the id of a clip.", print_exception=False)
@@ -46,19 +46,19 @@ class Endpoints:
 
     def search_by_sound(self, sound, among, k, labels, where, per_film, model):
         """Clips whose pictures fit a sound."""
-        return self._search(Query("audio", sound), (among, k, labels, where, per_film, model))
+        return self._search(Asked("audio", sound), (among, k, labels, where, per_film, model))
 
-    def search_by_film(self, film, track, among, k, labels, where, per_film, model):
+    def search_by_film(self, film, modality, among, k, labels, where, per_film, model):
         """Clips that fit a film: its pictures, or its sound."""
-        return self._search(Query(track, film), (among, k, labels, where, per_film, model))
+        return self._search(Asked(modality, film), (among, k, labels, where, per_film, model))
 
     def search_by_picture(self, picture, among, k, labels, where, per_film, model):
         """Clips whose sound fits a picture."""
-        return self._search(Query("visual", picture, picture=True), (among, k, labels, where, per_film, model))
+        return self._search(Asked("visual", picture, picture=True), (among, k, labels, where, per_film, model))
 
-    def search_by_clip(self, clip_id, track, among, k, labels, where, per_film, model):
+    def search_by_clip(self, clip_id, modality, among, k, labels, where, per_film, model):
         """Clips that fit one of the index."""
-        return self._search(Query(track, clip_id=clip_id), (among, k, labels, where, per_film, model))
+        return self._search(Asked(modality, clip_id=clip_id), (among, k, labels, where, per_film, model))
 
     def describe(self, model):
         """What an index holds, and whose embeddings they are."""
@@ -77,7 +77,7 @@ class Endpoints:
                 shown = {"path": name, "meta": {"_type": "gradio.FileData"}}
                 media.example_payload = media.example_value = functools.partial(dict, shown)
             clip_id = gr.Textbox(label="The id of a clip of the index")
-            track = gr.Radio(["audio", "visual"], value="visual", label="The track that asks")
+            modality = gr.Radio(["audio", "visual"], value="visual", label="The track that asks")
             among = gr.Radio(["other", "audio", "visual"], value="other", label="The track that is searched")
             k = gr.Number(10, precision=0, minimum=1, maximum=MOST, label=f"How many clips, 1 to {MOST}")
             only = gr.Dropdown(
@@ -96,11 +96,11 @@ class Endpoints:
         endpoint(self.search_by_sound, [sound, *rest], f"Finds clips whose pictures fit a sound. {HITS}")
         endpoint(
             self.search_by_film,
-            [film, track, *rest],
+            [film, modality, *rest],
             f"Finds clips that fit a film, by its pictures or its sound. {HITS}",
         )
         endpoint(self.search_by_picture, [picture, *rest], f"Finds clips whose sound fits a picture. {HITS}")
-        endpoint(self.search_by_clip, [clip_id, track, *rest], f"Finds clips that fit one of the index. {HITS}")
+        endpoint(self.search_by_clip, [clip_id, modality, *rest], f"Finds clips that fit one of the index. {HITS}")
         endpoint(self.describe, [model], "What an index holds: clips, films, labels, and whose embeddings they are.")
 
 

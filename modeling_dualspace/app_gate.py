@@ -6,6 +6,7 @@ So a gate stands before it: it lets through the routes that the page needs, file
 size.
 """
 
+import asyncio
 import json
 import re
 import secrets
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from .app_files import Uploads, in_words
+from .app_files import Uploads, in_words, kept_for
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,6 +33,8 @@ BELOW = ("/clip/", "/map/", "/static/", "/assets/", "/svelte/", f"{API}/heartbea
 COOKIE = "dualspace"
 BODY = 1_000_000
 """Bytes of a request that is no upload."""
+PATIENCE = 60.0
+"""Seconds that the rest of a refused request is waited for."""
 
 
 class Gate:
@@ -55,45 +58,53 @@ class Gate:
             return
         path = scope["path"].removeprefix(scope.get("root_path") or "")
         visitor = visitor_of(scope)
-        if path.startswith(FILE):
-            refused = (
-                None if self.uploads.may_see(path.removeprefix(FILE), visitor) else (404, "There is no such file.")
-            )
-        elif (path.rstrip("/") or "/") in PLAIN or path.startswith(BELOW):
-            refused, receive = await self._checked(scope, path, receive, visitor)
-        else:
-            refused = (404, "There is no such page.")
-        if refused:
-            await _drain(receive)
-            await _reply(send, *refused)
-        elif path.rstrip("/") == UPLOAD:
-            await self.app(scope, receive, self._noting(send, visitor))
-        else:
-            await self.app(scope, receive, _greeting(scope, send) if path == "/" and visitor is None else send)
+        receive = _Counted(receive, self.uploads.limit + BODY)
+        try:
+            if path.startswith(FILE):
+                if not self.uploads.may_see(path.removeprefix(FILE), visitor):
+                    raise _RefusedError(404, "There is no such file.")
+            elif (path.rstrip("/") or "/") not in PLAIN and not path.startswith(BELOW):
+                raise _RefusedError(404, "There is no such page.")
+            if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+                greeted = path == "/" and visitor is None
+                await self.app(scope, receive, _greeting(scope, send) if greeted else send)
+            elif path.rstrip("/") == UPLOAD:
+                await self._upload(scope, receive, send, visitor)
+            else:
+                await self.app(scope, await self._checked(scope, receive, visitor), send)
+        except _RefusedError as refused:
+            await _reply(send, refused.status, refused.text, close=not await _drain(receive))
 
-    async def _checked(
-        self, scope: Scope, path: str, receive: Receive, visitor: str | None
-    ) -> tuple[tuple[int, str] | None, Receive]:
-        """Why a body is refused, if it is; and the body, to be read again."""
-        if scope["method"] != "POST":
-            return None, receive
-        length = _header(scope, b"content-length")
-        if not length.isdecimal():
-            return (411, "Say how long the request is, by a header Content-Length."), receive
-        if path.rstrip("/") == UPLOAD:
-            if int(length) > self.uploads.limit + BODY:
-                return (
-                    413,
-                    f"A file may have {in_words(self.uploads.limit)} at most: cut it, or make it smaller.",
-                ), receive
-            full = (507, "Too many files are being searched with just now: try again in some minutes.")
-            return None if self.uploads.has_room(int(length)) else full, receive
-        if int(length) > BODY:
-            return (413, f"A request may have {in_words(BODY)} at most; files go by {UPLOAD}."), receive
-        body = await _read(receive)
-        known = all(self.uploads.may_use(each, visitor) for each in files_in(body))
-        refused = (403, f"Files are searched with that were sent to {UPLOAD} before: no other path, and no address.")
-        return None if known else refused, _again(body, receive)
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, visitor: str | None) -> None:
+        """A file that somebody sends: there must be room for it before it comes."""
+        length = _length(scope)
+        if length > self.uploads.limit + BODY:
+            most = in_words(self.uploads.limit)
+            raise _RefusedError(413, f"A file may have {most} at most: cut it, or make it smaller.")
+        if not await asyncio.to_thread(self.uploads.reserve, length):
+            raise _RefusedError(507, "Too many files are being searched with just now: try again in some minutes.")
+        try:
+            await self.app(scope, _Counted(receive, length), self._noting(send, visitor))
+        finally:
+            self.uploads.release(length)
+
+    async def _checked(self, scope: Scope, receive: Receive, visitor: str | None) -> Receive:
+        """The body of any other request, to be read again; raises where it is refused."""
+        length = _length(scope)
+        if length > BODY:
+            raise _RefusedError(413, f"A request may have {in_words(BODY)} at most; files go by {UPLOAD}.")
+        body = await _read(_Counted(receive, length))
+        try:
+            unknown = [path for path in files_in(body) if not self.uploads.may_use(path, visitor)]
+        except (ValueError, RecursionError):
+            raise _RefusedError(400, "A request is JSON, and this one cannot be read.") from None
+        if unknown and all(map(self.uploads.may_have_had, unknown)):
+            kept = kept_for(self.uploads.keep)
+            raise _RefusedError(403, f"This file is not here any more, it was kept for {kept}: send it again.")
+        if unknown:
+            said = f"Files are searched with that were sent to {UPLOAD} before: no other path, and no address."
+            raise _RefusedError(403, said)
+        return _again(body, receive)
 
     def _noting(self, send: Send, visitor: str | None) -> Send:
         """Remembers who sent what."""
@@ -111,12 +122,17 @@ class Gate:
         return noted
 
 
+class _RefusedError(Exception):
+    """A request that goes no further, and what whoever sent it is told."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
 def files_in(body: bytes) -> Iterator[str]:
-    """Every path that a request names, whether it means a file by it or not."""
-    try:
-        waiting: list[Any] = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return  # Gradio says what is wrong with it
+    """Every path that a request names, whether it means a file by it or not; raises where it is no JSON."""
+    waiting: list[Any] = [json.loads(body)] if body else []
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
@@ -154,19 +170,53 @@ def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+def _length(scope: Scope) -> int:
+    """How many bytes a request says it has; where it comes in chunks, a length beside them means nothing."""
+    length = _header(scope, b"content-length")
+    if _header(scope, b"transfer-encoding") or not re.fullmatch(r"[0-9]{1,15}", length):
+        raise _RefusedError(411, "Say how long the request is, by a header Content-Length and no other.")
+    return int(length)
+
+
+class _Counted:
+    """What comes of a request; whoever sends more than so many bytes is taken for gone.
+
+    Args:
+        receive: what is wrapped.
+        most: bytes.
+    """
+
+    def __init__(self, receive: Receive, most: int):
+        self.receive, self.left, self.ended = receive, most, False
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        message = await self.receive()
+        self.left -= len(message.get("body", b""))
+        if self.left < 0:
+            message = {"type": "http.disconnect"}
+        self.ended |= not message.get("more_body", False)
+        return message
+
+
 async def _read(receive: Receive) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] != "http.request":
+            raise _RefusedError(400, "The request is not as long as it says.")
         body, more = body + message.get("body", b""), message.get("more_body", False)
     return body
 
 
-async def _drain(receive: Receive) -> None:
-    """Whoever is still sending would not hear the answer."""
-    more = True
-    while more:
-        more = (await receive()).get("more_body", False)
+async def _drain(receive: _Counted) -> bool:
+    """Takes the rest, as whoever is still sending would not hear the answer, but not without end; was it all?"""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not receive.ended:
+                await receive()
+    except TimeoutError:
+        return False
+    return receive.left >= 0
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -178,8 +228,9 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _reply(send: Send, status: int, text: str) -> None:
+async def _reply(send: Send, status: int, text: str, *, close: bool) -> None:
     body = json.dumps({"detail": text, "error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"connection", b"close")] if close else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,17 +13,12 @@ const find = name => element.querySelector(name);
 const [frame, svg, tip, panel, legend, note] = [".map-frame", "svg", ".map-tip", ".map-panel", ".map-legend", ".map-note"].map(find);
 let space = null, points = [], number = null, current = -1, asked = 0;
 
-const time = seconds => {
-  const whole = Math.floor(seconds), rest = Math.round((seconds - whole) * 10);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}${rest && rest < 10 ? "." + rest : ""}`;
-};
-const when = clip => (clip.start === null ? "" : `${time(clip.start)}–${clip.end === null ? "" : time(clip.end)}`);
-const title = clip => `${clip.name}${when(clip) ? " " + when(clip) : ""}`;
-const described = point => `${title(point.clip)}, ${point.clip.labels.join(", ") || "no label"}, ${WORDS[point.track]}`;
+const title = clip => `${clip.name}${clip.when ? " " + clip.when : ""}`;
+const described = point => `${title(point.clip)}, ${point.clip.labels.join(", ") || "no label"}, ${WORDS[point.modality]}`;
 // Colours past the palette come again, hollow, as in the project's figures.
 const style = colour => (colour === null ? "none" : `series-${colour % 10}${Math.floor(colour / 10) % 2 ? " hollow" : ""}`);
 
-const shape = (track, size) => (track === "audio"
+const shape = (modality, size) => (modality === "audio"
   ? `M${-size},0a${size},${size} 0 1,0 ${2 * size},0a${size},${size} 0 1,0 ${-2 * size},0z`
   : `M0,${-1.25 * size}L${1.15 * size},${0.8 * size}L${-1.15 * size},${0.8 * size}z`);
 
@@ -50,10 +45,10 @@ function build() {
   hide();
   const group = make("svg:g", {class: "points"});
   for (const clip of space.clips) {
-    for (const track of ["audio", "visual"]) {
-      if (clip[track] === null) continue;
-      const mark = make("svg:path", {d: shape(track, 4.5), class: `point ${track} ${style(clip.colour)}`, role: "button", tabindex: -1});
-      const point = {clip, track, mark, x: clip[track][0], y: clip[track][1]};
+    for (const modality of ["audio", "visual"]) {
+      if (clip[modality] === null) continue;
+      const mark = make("svg:path", {d: shape(modality, 4.5), class: `point ${modality} ${style(clip.colour)}`, role: "button", tabindex: -1});
+      const point = {clip, modality, mark, x: clip[modality][0], y: clip[modality][1]};
       mark.setAttribute("aria-label", described(point));
       mark.dataset.point = points.length;
       points.push(point);
@@ -96,13 +91,13 @@ function draw() {
   for (const point of points) {
     [point.left, point.top] = [across(point.x), height - down(point.y)];
     point.mark.setAttribute("transform", `translate(${point.left.toFixed(1)},${point.top.toFixed(1)})`);
-    point.mark.classList.toggle("found", point.track === marks.among && found.has(point.clip.id));
+    point.mark.classList.toggle("found", point.modality === marks.among && found.has(point.clip.id));
   }
   svg.classList.toggle("asked", found.size > 0);
   svg.querySelector(".query")?.remove();
   if (query) {
     const [left, top] = [across(query.x), height - down(query.y)];
-    const star = make("svg:g", {class: "query", transform: `translate(${left.toFixed(1)},${top.toFixed(1)})`, role: "img", "aria-label": `Your query: ${query.name}, ${WORDS[query.track]}`});
+    const star = make("svg:g", {class: "query", transform: `translate(${left.toFixed(1)},${top.toFixed(1)})`, role: "img", "aria-label": `Your query: ${query.name}, ${WORDS[query.modality]}`});
     star.append(make("svg:path", {d: "M0,-14L0,14M-14,0L14,0"}), make("svg:circle", {r: 8}));
     const words = make("svg:text", {x: left > width - 90 ? -13 : 13, y: -9, "text-anchor": left > width - 90 ? "end" : "start"}, "your query");
     star.append(words);
@@ -112,7 +107,7 @@ function draw() {
 
 function hide() { tip.hidden = true; }
 function tell(point) {
-  tip.replaceChildren(make("b", {}, title(point.clip)), make("span", {}, `${point.clip.labels.join(", ") || "no label"} · ${WORDS[point.track]}`));
+  tip.replaceChildren(make("b", {}, title(point.clip)), make("span", {}, `${point.clip.labels.join(", ") || "no label"} · ${WORDS[point.modality]}`));
   tip.hidden = false;
   const wide = frame.clientWidth, half = tip.offsetWidth / 2;
   tip.style.left = `${Math.min(Math.max(point.left, half + 4), wide - half - 4)}px`;
@@ -134,15 +129,15 @@ function play(point) {
   panel.replaceChildren();
   panel.hidden = false;
   const head = make("div", {class: "map-head"});
-  head.append(make("b", {}, title(clip)), make("span", {}, `${clip.labels.join(", ") || "no label"} · ${WORDS[point.track]}`));
+  head.append(make("b", {}, title(clip)), make("span", {}, `${clip.labels.join(", ") || "no label"} · ${WORDS[point.modality]}`));
   panel.append(head);
   if (clip.url) {
     const player = make(/\.(wav|mp3|flac|ogg|oga|opus|m4a|aac)$/i.test(clip.name) ? "audio" : "video", {controls: "", src: clip.url, playsinline: ""});
     panel.append(player);
     player.play().catch(() => {});
   } else panel.append(make("p", {}, "The film of this clip is not here."));
-  const again = make("button", {type: "button", class: "again"}, `Search with this ${point.track === "audio" ? "sound" : "picture"}`);
-  again.addEventListener("click", () => trigger("select", {clip_id: clip.id, map: number, track: point.track}));
+  const again = make("button", {type: "button", class: "again"}, `Search with this ${point.modality === "audio" ? "sound" : "picture"}`);
+  again.addEventListener("click", () => trigger("select", {clip_id: clip.id, map: number, modality: point.modality}));
   panel.append(again);
 }
 const of = event => {

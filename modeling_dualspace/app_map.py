@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .index_rows import Hit
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -64,7 +66,7 @@ def map_of(catalogue: Any) -> dict[str, Any]:
         catalogue: of `app_search`.
     """
     hits, embeds = catalogue.sample
-    places = {track: _placed(catalogue.plane, rows) for track, rows in embeds.items()}
+    places = {modality: _placed(catalogue.plane, rows) for modality, rows in embeds.items()}
     clips = []
     for row, hit in enumerate(hits):
         clip = {
@@ -74,7 +76,7 @@ def map_of(catalogue: Any) -> dict[str, Any]:
             "url": catalogue.url(hit),
         }
         clip |= {"colour": catalogue.colours.get(hit.labels[0], 0) if hit.labels else None}
-        clip |= {"start": hit.start, "end": hit.end, **{track: places[track][row] for track in places}}
+        clip |= {"when": times(hit), **{modality: rows[row] for modality, rows in places.items()}}
         clips.append(clip)
     used = {label for hit in hits for label in hit.labels[:1]}
     legend = [[label, colour] for label, colour in catalogue.colours.items() if label in used]
@@ -91,5 +93,31 @@ def marks_of(catalogue: Any, answer: Any) -> dict[str, Any]:
     """What an answer adds to the map: where its query lies, and which points were found."""
     x, y = catalogue.plane.place(answer.embedding[None])[0].round(5).tolist()
     found: Sequence[str] = [hit.clip_id for hit in answer.hits]
-    query = {"x": x, "y": y, "track": answer.query.track, "name": answer.query.name}
+    query = {"x": x, "y": y, "modality": answer.query.modality, "name": answer.query.name}
     return {"map": catalogue.number, "query": query, "among": answer.among, "found": found}
+
+
+def span_of(hit: Hit) -> tuple[float | None, float | None]:
+    """Where a clip begins and ends, None where nobody knows: something else than a moment may be stored, too."""
+    start, end = (None if value is None or not 0 <= value < 1e9 else float(value) for value in (hit.start, hit.end))
+    return start, end
+
+
+def times(hit: Hit) -> str:
+    """Which part of its film a clip is.
+
+    Example:
+        ```python
+        >>> times(Hit("a", 1.0, "a.mp4", 62.5, 70.0, (), {})), times(Hit("a", 1.0, "a.mp4", 0.0, 59.96, (), {}))
+        ('1:02.5–1:10', '0:00–1:00')
+
+        ```
+    """
+    start, end = span_of(hit)
+    return "" if start is None else f"{_time(start)}–{'' if end is None else _time(end)}"
+
+
+def _time(seconds: float) -> str:
+    tenths = round(seconds * 10)
+    rest = f".{tenths % 10}" if tenths % 10 else ""
+    return f"{tenths // 600}:{tenths // 10 % 60:02d}{rest}"

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .app_files import in_words
+from .app_files import in_words, kept_for
 from .app_search import Catalogue
 from .figure_style import to_svg
 from .report_pictures import Picture, result_pictures, training_pictures
@@ -28,10 +28,10 @@ def model_html(catalogue: Catalogue, paths: Sequence[str | Path] | None = None) 
         catalogue: the index.
         paths: of runs and results; None takes the run that the model lies in, if there is one.
     """
-    facts = catalogue.index.describe()
+    facts = catalogue.facts
     parts = [f"<h2>{escape(catalogue.name)}</h2>", _facts(facts)]
     try:
-        sources = _sources(facts, paths)
+        sources = _sources(catalogue.index.model_place, paths)
         results = [(source, result) for source in sources for result in source.results]
         for source, result in results:
             check_result(result, f"The result of {source.name}")
@@ -43,10 +43,10 @@ def model_html(catalogue: Catalogue, paths: Sequence[str | Path] | None = None) 
     return f'<div class="ds-prose">{"".join(parts)}</div>'
 
 
-def _sources(facts: Mapping[str, Any], paths: Sequence[str | Path] | None) -> list[Source]:
+def _sources(model: str, paths: Sequence[str | Path] | None) -> list[Source]:
     if paths is not None:
         return read_sources(paths)
-    run = read_run(str(facts["model"]["id"]))
+    run = read_run(model)
     return read_sources([run.folder]) if run.folder is not None else []
 
 
@@ -141,14 +141,14 @@ def about_html(catalogues: Sequence[Catalogue], keep: float) -> str:
 
 
 def _index(catalogue: Catalogue) -> str:
-    facts = catalogue.index.describe()
+    facts = catalogue.facts
     labels = facts["labels"]
     shown = ", ".join(f"{name} ({count:,})" for name, count in list(labels.items())[:40])
-    tracks = facts.get("with", facts)
+    having = facts.get("with", facts)
     rows = {
         "Clips": f"{facts['clips']:,}, of {facts['films']:,} films",
-        "With sound": f"{tracks['audio']:,}",
-        "With pictures": f"{tracks['visual']:,}",
+        "With sound": f"{having['audio']:,}",
+        "With pictures": f"{having['visual']:,}",
         "Labels": (shown + (f" and {len(labels) - 40} more" if len(labels) > 40 else "")) or "none",
         "Searched": facts["engine"],
     }
@@ -164,7 +164,7 @@ def _promises(catalogue: Catalogue, keep: float) -> str:
     said = f" It may have {' and '.join(limits)} at most." if limits else ""
     return (
         "<h2>What happens to your files</h2><p>What you send or record is turned into a vector, and kept for "
-        f"{round(keep / 60)} minutes, so that you can search with it again. Nobody else can fetch it.{said}</p>"
+        f"{kept_for(keep)} after you last searched with it. Nobody else can fetch it.{said}</p>"
     )
 
 

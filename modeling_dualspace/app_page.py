@@ -9,7 +9,7 @@ from typing import Any
 from .app_api import TOGETHER, Endpoints, chosen, picture_input
 from .app_map import marks_of
 from .app_model import about_html, model_html, style_variables
-from .app_query import MOST, Query, RefusedError, Wish
+from .app_query import MOST, Asked, RefusedError, Wish
 from .app_results import EMPTY, error_html, examples_html, pick_examples, results_html
 from .app_search import Catalogue
 from .figure_style import DARK, LIGHT
@@ -108,7 +108,7 @@ class Page:
                     webcam_options=gr.WebcamOptions(mirror=False), elem_id="ds-film",
                 )  # fmt: skip
                 choices = [("its pictures", "visual"), ("its sound", "audio")]
-                self.track = gr.Radio(choices, value="visual", label="Search with", elem_id="ds-track")
+                self.modality = gr.Radio(choices, value="visual", label="Search with", elem_id="ds-modality")
             with gr.Tab("Picture") as self.picture_tab:
                 self.picture = picture_input(
                     gr, sources=["upload", "webcam", "clipboard"], show_label=False, label="A picture",
@@ -155,7 +155,7 @@ class Page:
     def _connect(self) -> None:
         """What happens when."""
         gr = self.gr
-        media, settings = [self.sound, self.film, self.picture, self.track], self._settings
+        media, settings = [self.sound, self.film, self.picture, self.modality], self._settings
         found: dict[str, Any] = {"outputs": [self.cards, self.map], **SEARCH}
 
         def by_clip(event, *values):
@@ -171,14 +171,14 @@ class Page:
             gr.on(events, self._of(kind), [*media, *settings], **found)
         for clips in (self.cards, self.map, self.begin):
             clips.select(by_clip, settings, **found)
-        # Each kind of file asks by one track, and finds by the other unless somebody says otherwise. The browser sees
-        # to it alone: who drops a file at once is not to wait for an answer.
-        other = '(track === "audio" ? "visual" : "audio")'
+        # Each kind of file asks by one modality, and finds by the other unless somebody says otherwise. The browser
+        # sees to it alone: who drops a file at once is not to wait for an answer.
+        other = '(modality === "audio" ? "visual" : "audio")'
         turns = {"sound": (self.sound_tab, '"visual"'), "film": (self.film_tab, other)}
         turns["picture"] = (self.picture_tab, '"audio"')
         for kind, (tab, among) in turns.items():
-            tab.select(None, self.track, [self.kind, self.among], js=f'(track) => ["{kind}", {among}]')
-        self.track.change(None, self.track, self.among, js=f"(track) => {other}")
+            tab.select(None, self.modality, [self.kind, self.among], js=f'(modality) => ["{kind}", {among}]')
+        self.modality.change(None, self.modality, self.among, js=f"(modality) => {other}")
         self.name.change(self.turn, self.name, [self.labels, self.begin, self.map, self.cards], **QUIET)
 
     @property
@@ -191,27 +191,27 @@ class Page:
 
         return by_this_file
 
-    def by_file(self, kind, sound, film, picture, track, among, k, labels, where, per_film, name):
+    def by_file(self, kind, sound, film, picture, modality, among, k, labels, where, per_film, name):
         """Searches with what was sent."""
         queries = {
-            "sound": Query("audio", sound),
-            "film": Query(track, film),
-            "picture": Query("visual", picture, picture=True),
+            "sound": Asked("audio", sound),
+            "film": Asked(modality, film),
+            "picture": Asked("visual", picture, picture=True),
         }
         if not queries[kind].path:
             return error_html(NOTHING), self.gr.skip()
         return self._answer(chosen(self.catalogues, name), queries[kind], Wish(among, k, labels, where, per_film))
 
     def by_clip(self, event, among, k, labels, where, per_film, name):
-        """Searches with a clip: by the track of it that was shown, or by the one that finds what is looked for."""
-        number, track = int(event["map"]), event.get("track")
+        """Searches with a clip: by the modality of it that was shown, or by the one that finds what is looked for."""
+        number, modality = int(event["map"]), event.get("modality")
         catalogue = self.catalogues[number if 0 <= number < len(self.catalogues) else 0]
-        if track in OTHER:
-            among = OTHER[track]
-        query = Query(track if track in OTHER else OTHER[among], clip_id=str(event["clip_id"]))
+        if modality in OTHER:
+            among = OTHER[modality]
+        query = Asked(modality if modality in OTHER else OTHER[among], clip_id=str(event["clip_id"]))
         return self._answer(catalogue, query, Wish(among, k, labels, where, per_film))
 
-    def _answer(self, catalogue: Catalogue, query: Query, wish: Wish) -> tuple[Any, Any]:
+    def _answer(self, catalogue: Catalogue, query: Asked, wish: Wish) -> tuple[Any, Any]:
         """What is shown: cards, and marks on the map."""
         try:
             answer = catalogue.search(query, wish)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ logger = logging.getLogger(__name__)
 
 MOST = 50
 """Clips that are shown at a time."""
-TRACKS = {"audio": "sound", "visual": "pictures"}
+WORDS = {"audio": "sound", "visual": "pictures"}
 """What a person calls the modalities."""
+_ENDS = re.compile(r"[;\n]|,(?=[^,;\n]*[<>=])")
+"""Where one condition ends and the next begins: a comma is part of a value unless another condition follows."""
 UNKNOWN = "The search failed, and not by your doing: whoever runs this page finds the reason in its log."
 
 
@@ -25,17 +28,17 @@ class RefusedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Query:
+class Asked:
     """What somebody searches with: one track of a file, or of a clip that is in the index.
 
     Args:
-        track: the modality that asks.
+        modality: that asks.
         path: of the file.
         picture: whether it is a single one.
         clip_id: of the clip, otherwise.
     """
 
-    track: str
+    modality: str
     path: str | None = None
     picture: bool = False
     clip_id: str | None = None
@@ -66,9 +69,16 @@ class Wish:
 
     @property
     def conditions(self) -> list[str]:
-        """One by one."""
-        texts = (self.where or "").replace("\n", ",").replace(";", ",").split(",")
-        return [text.strip() for text in texts if text.strip()]
+        """One by one.
+
+        Example:
+            ```python
+            >>> Wish(where="city=Oslo, Norway, year>=2010; take=2").conditions
+            ['city=Oslo, Norway', 'year>=2010', 'take=2']
+
+            ```
+        """
+        return [text.strip() for text in _ENDS.split(self.where or "") if text.strip()]
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Answer:
         note: what a visitor should know.
     """
 
-    query: Query
+    query: Asked
     among: str
     hits: list[Hit]
     embedding: np.ndarray
@@ -93,22 +103,20 @@ class Answer:
 
 
 @contextmanager
-def told(query: Query) -> Iterator[None]:
-    """Whatever goes wrong is one sentence that names no place of this machine."""
+def told(query: Asked) -> Iterator[None]:
+    """Whatever goes wrong is one sentence that names no place of this machine: others' sentences go to the log."""
     try:
         yield
     except RefusedError:
         raise
     except MediaError as error:
         raise RefusedError(_here(query, f"{query.name!r} {error.reason}.")) from None
-    except ValueError as error:
-        raise RefusedError(_here(query, str(error))) from None
     except Exception:
         logger.exception("A search with %s failed.", query.name)
         raise RefusedError(UNKNOWN) from None
 
 
-def _here(query: Query, text: str) -> str:
+def _here(query: Asked, text: str) -> str:
     """A sentence with the name of a file in place of where it lies."""
     text = " ".join(text.split())
     return text.replace(query.path, query.name) if query.path else text

@@ -33,7 +33,7 @@ heard("error", event => {
 });
 element.addEventListener("click", event => {
   const button = event.target.closest("[data-map][data-clip]");
-  if (button) trigger("select", {clip_id: button.dataset.clip, map: Number(button.dataset.map), track: button.dataset.track || null});
+  if (button) trigger("select", {clip_id: button.dataset.clip, map: Number(button.dataset.map), modality: button.dataset.modality || null});
 });
 watch("value", () => {
   element.querySelectorAll(".ds-frame > .ds-gone:not(:only-child)").forEach(words => words.remove());

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .app_query import TRACKS, Answer
+from .app_map import times
+from .app_query import WORDS, Answer
 from .app_search import Catalogue
 from .index_rows import Hit
 
@@ -69,35 +70,14 @@ def is_sound(name: str) -> bool:
     return (mimetypes.guess_type(name)[0] or "").startswith("audio/")
 
 
-def times(hit: Hit) -> str:
-    """Which part of its film a clip is.
-
-    Example:
-        ```python
-        >>> times(Hit("a", 1.0, "a.mp4", 62.5, 70.0, (), {}))
-        '1:02.5–1:10'
-
-        ```
-    """
-    if hit.start is None:
-        return ""
-    return f"{_time(hit.start)}–{'' if hit.end is None else _time(hit.end)}"
-
-
-def _time(seconds: float) -> str:
-    tenths = round(seconds * 10)
-    rest = f".{tenths % 10}" if tenths % 10 else ""
-    return f"{tenths // 600}:{tenths // 10 % 60:02d}{rest}"
-
-
 def _took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.95 else f"{max(1, round(1000 * seconds))} ms"
 
 
 def _line(answer: Answer) -> str:
     query, count = answer.query, len(answer.hits)
-    what = "the picture" if query.picture else f"the {TRACKS[query.track]} of"
-    found = f"{count} clip{'' if count == 1 else 's'} by {'their ' + TRACKS[answer.among]}"
+    what = "the picture" if query.picture else f"the {WORDS[query.modality]} of"
+    found = f"{count} clip{'' if count == 1 else 's'} by {'their ' + WORDS[answer.among]}"
     return (
         f'<p class="ds-line" role="status"><b>{found}</b> for {what} <q>{escape(query.name)}</q>'
         f'<span class="ds-took">{_took(answer.seconds)}</span></p>'
@@ -120,7 +100,7 @@ def _card(catalogue: Catalogue, hit: Hit, rank: int, among: str) -> str:
         f'<div class="ds-where"><span class="ds-name" title="{escape(name)}">{escape(_short(name))}</span>'
         f'<span class="ds-time">{times(hit)}</span></div>{more}'
         f'<button type="button" class="ds-again" data-clip="{escape(hit.clip_id)}" data-map="{catalogue.number}" '
-        f'data-track="{among}">Search with {"this sound" if among == "audio" else "these pictures"}</button></li>'
+        f'data-modality="{among}">Search with {"this sound" if among == "audio" else "these pictures"}</button></li>'
     )
 
 
@@ -162,8 +142,8 @@ def pick_examples(catalogue: Any, wanted: Sequence[str] | None, count: int = 6) 
     """Clips of different labels whose films are here, out of the sample; or those that are named."""
     if wanted is not None:
         return [hit for hit in catalogue.index.get(list(wanted)) if hit is not None]
-    tracks = [~np.isnan(rows).any(axis=1) for rows in catalogue.sample[1].values()]
-    whole = [hit for hit, *there in zip(catalogue.sample[0], *tracks, strict=True) if all(there)]
+    there_are = [~np.isnan(rows).any(axis=1) for rows in catalogue.sample[1].values()]
+    whole = [hit for hit, *there in zip(catalogue.sample[0], *there_are, strict=True) if all(there)]
     chosen: dict[str, Hit] = {}
     for fresh in (True, False):  # one of each label, and then whatever there is
         for hit in whole:

@@ -1,31 +1,85 @@
 """What the page searches: its indexes, and how each answers a visitor."""
 
-import base64
-import binascii
+import copy
 import difflib
 import logging
+import math
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
-from .app_map import Plane, fit_plane
-from .app_query import MOST, TRACKS, Answer, Query, RefusedError, Wish, told
+from .app_files import clip_of, token
+from .app_map import Plane, fit_plane, map_of, span_of
+from .app_query import MOST, WORDS, Answer, Asked, RefusedError, Wish, told
 from .index_filter import Filter
+from .index_queries import Queries
 from .index_rows import MODALITIES, OTHER, Hit
 from .media import Film, Limits
-from .media_inputs import as_pixels
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = 2_000
 """Clips of the map."""
+
+
+class Lately:
+    """What is asked for at every request and costs a walk through the index: it is had anew when it is older.
+
+    Whoever asks meanwhile is given what was there before.
+
+    Args:
+        make: it.
+        seconds: that it is good for.
+
+    Example:
+        ```python
+        >>> counted = Lately(iter("ab").__next__)
+        >>> counted(), counted()
+        ('a', 'a')
+
+        ```
+    """
+
+    def __init__(self, make: Callable[[], Any], seconds: float = 60.0):
+        self.make, self.seconds = make, seconds
+        self._lock, self._had, self._until = threading.Lock(), None, -math.inf
+
+    def __call__(self) -> Any:
+        """It."""
+        if time.monotonic() >= self._until and self._lock.acquire(blocking=self._had is None):
+            try:
+                if time.monotonic() >= self._until:
+                    self._had, self._until = self.make(), time.monotonic() + self.seconds
+            finally:
+                self._lock.release()
+        return self._had
+
+
+class _Limited(Queries):
+    """Embeds what strangers send: a film may say that it is short, so the limits hold while it is decoded, too."""
+
+    def __init__(self, index: Any, limits: Limits):
+        super().__init__(index.identity, None)
+        self.index, self.limits = index, limits
+
+    @property
+    def model(self) -> Any:
+        """The index's own."""
+        return self.index.model
+
+    @cached_property
+    def processor(self) -> Any:
+        """A copy of the index's own, with the same networks."""
+        limited = copy.copy(self.index.processor)
+        limited.limits = self.limits
+        return limited
 
 
 @dataclass
@@ -35,7 +89,7 @@ class Catalogue:
     Args:
         index: that is searched.
         number: of the index, on this page.
-        name: that a visitor chooses it by.
+        name: that a visitor chooses it by; made of what it is and of its model where there is none.
         limits: of what a visitor may send.
     """
 
@@ -47,6 +101,21 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         self.colours = {label: number for number, label in enumerate(self.index.labels())}
+        self._facts = Lately(lambda: dict(self.index.describe()))
+        self._labels_now = Lately(lambda: set(self.index.labels()))
+        self._map = Lately(lambda: map_of(self))
+        self.queries = _Limited(self.index, self.limits)
+        self.name = self.name or _name(self.facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the index holds, as it said lately."""
+        return self._facts()
+
+    @property
+    def map(self) -> dict[str, Any]:
+        """What a browser draws, as of lately."""
+        return self._map()
 
     @property
     def labels(self) -> list[str]:
@@ -60,11 +129,6 @@ class Catalogue:
         return hits, dict(zip(MODALITIES, (np.asarray(rows) for rows in embeds), strict=True))
 
     @cached_property
-    def rows(self) -> dict[str, int]:
-        """Of the sample, by the names of its clips."""
-        return {hit.clip_id: row for row, hit in enumerate(self.sample[0])}
-
-    @cached_property
     def plane(self) -> Plane:
         """What the map shows, of both modalities."""
         return fit_plane(np.concatenate(list(self.sample[1].values())))
@@ -76,22 +140,31 @@ class Catalogue:
 
     def url(self, hit: Hit) -> str | None:
         """Of the clip's film, relative to the page, with the seconds that are the clip; None where it is not here."""
-        if self.index.film(hit) is None:
+        if self._file(hit) is None:
             return None
-        seconds = "" if hit.start is None else f"#t={hit.start:g}" + ("" if hit.end is None else f",{hit.end:g}")
+        start, end = span_of(hit)
+        seconds = "" if start is None else f"#t={start:g}" + ("" if end is None else f",{end:g}")
         return f"clip/{self.number}/{token(hit.clip_id)}{seconds}"
 
     def film(self, clip: str) -> Path | None:
         """The file of a clip, by what `token` made of its name; None where there is none."""
         name = clip_of(clip)
         hit = self.index.get([name])[0] if name else None
-        return None if hit is None else self.index.film(hit)
+        return None if hit is None else self._file(hit)
 
-    def search(self, query: Query, wish: Wish) -> Answer:
+    def _file(self, hit: Hit) -> Path | None:
+        """The film of a clip; no path, whatever somebody wrote there, is a reason to show nothing at all."""
+        try:
+            return self.index.film(hit)
+        except (ValueError, OSError, RuntimeError) as error:
+            logger.warning("The film of the clip %r cannot be looked for: %s", hit.clip_id, error)
+            return None
+
+    def search(self, query: Asked, wish: Wish) -> Answer:
         """The clips that fit; raises what a visitor can be told."""
         begun = time.perf_counter()
         with told(query):
-            among = wish.among or OTHER[query.track]
+            among = wish.among or OTHER[query.modality]
             if among not in MODALITIES:
                 raise RefusedError(f"Clips are searched by `audio` or by `visual`, got {among!r}.")
             self._check(wish)
@@ -108,26 +181,29 @@ class Catalogue:
         if not 1 <= int(wish.k) <= MOST:
             raise RefusedError(f"Between 1 and {MOST} clips can be shown, got {wish.k}.")
         for label in wish.labels:
-            if label not in self.colours and label not in self.index.labels():  # it may have come since
+            if label not in self.colours and label not in self._labels_now():  # it may have come since
                 near = difflib.get_close_matches(str(label), self.labels, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.labels[:8]) or 'none'}."
                 raise RefusedError(f"No clip here is labelled {label!r}: {hint}")
-        Filter.of(list(wish.labels), wish.conditions)
+        try:
+            Filter.of(list(wish.labels), wish.conditions)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
 
-    def _embedding(self, query: Query) -> np.ndarray:
+    def _embedding(self, query: Asked) -> np.ndarray:
         if query.clip_id is not None:
-            return self._stored(query.clip_id, query.track)
+            return self._stored(query.clip_id, query.modality)
         path = str(query.path)
         self._check_model()
         if query.picture:
-            return self.index.embed(image=as_pixels(path, self.limits))
+            return self.queries.embed(image=path)[1]
         with Film(path, self.limits) as film:
-            missing = film.audio is None if query.track == "audio" else film.visual is None
+            missing = film.audio is None if query.modality == "audio" else film.visual is None
         if missing:
-            other = TRACKS[OTHER[query.track]]
-            has = "sound" if query.track == "audio" else "picture"
+            other = WORDS[OTHER[query.modality]]
+            has = "sound" if query.modality == "audio" else "picture"
             raise RefusedError(f"{query.name!r} has no {has}: search with its {other}, or take another file.")
-        return self.index.embed(audio=path) if query.track == "audio" else self.index.embed(video=path)
+        return self.queries.embed(**{"audio" if query.modality == "audio" else "video": path})[1]
 
     def _check_model(self) -> None:
         """Raises where there is nothing to embed a file with; why is told to whoever runs the page."""
@@ -137,25 +213,16 @@ class Catalogue:
             logger.warning("%s has no model at hand to search by files with: %s", self.name, error)
             raise RefusedError("Files cannot be searched with here just now: take one of the clips.") from None
 
-    def _stored(self, clip_id: str, track: str) -> np.ndarray:
-        """The embedding of a clip of the index."""
-        if track not in MODALITIES:
-            raise RefusedError(f"A clip asks by `audio` or by `visual`, got {track!r}.")
+    def _stored(self, clip_id: str, modality: str) -> np.ndarray:
+        """The embedding of a clip of the index, as it is now."""
+        if modality not in MODALITIES:
+            raise RefusedError(f"A clip asks by `audio` or by `visual`, got {modality!r}.")
         if self.index.get([clip_id])[0] is None:
             raise RefusedError(f"There is no clip {clip_id!r} here.")
-        row = self.rows.get(clip_id)
-        found = self._looked_up(clip_id, track) if row is None else self.sample[1][track][row : row + 1]
-        if found is None or np.isnan(found).any():
-            raise RefusedError(f"The clip {clip_id!r} has no {TRACKS[track]}: take its {TRACKS[OTHER[track]]}.")
+        found = dict(zip(MODALITIES, self.index.embeds([clip_id]), strict=True))[modality]
+        if np.isnan(found).any():
+            raise RefusedError(f"The clip {clip_id!r} has no {WORDS[modality]}: take its {WORDS[OTHER[modality]]}.")
         return found
-
-    def _looked_up(self, clip_id: str, track: str) -> np.ndarray | None:
-        """Of a clip that is not in the sample: all batches are looked at."""
-        for batch in self.index.store.batches():
-            row = pc.index(batch["clip_id"], clip_id).as_py()
-            if row >= 0:
-                return self.index.identity.unstored(batch[f"{track}_embeds"].slice(row, 1))
-        return None
 
     def _why_nothing(self, wish: Wish, among: str) -> str:
         known = self.metadata
@@ -184,15 +251,16 @@ def catalogues_of(indexes: Sequence[Any], limits: Limits) -> list[Catalogue]:
     """The indexes of a page, with names that tell them apart."""
     found: list[Catalogue] = []
     for number, index in enumerate(indexes):
-        name = _name(index.describe())
-        taken = {each.name for each in found}
-        found.append(Catalogue(index, number, name if name not in taken else f"{name} ({number + 1})", limits))
+        catalogue = Catalogue(index, number, "", limits)
+        if catalogue.name in {each.name for each in found}:
+            catalogue.name += f" ({number + 1})"
+        found.append(catalogue)
     return found
 
 
 def public_facts(catalogue: Catalogue) -> dict[str, Any]:
     """What an index holds, without places of this machine."""
-    facts = dict(catalogue.index.describe())
+    facts = dict(catalogue.facts)
     facts.pop("place", None)
     name = str(facts["model"]["id"])
     return facts | {"model": facts["model"] | {"id": Path(name).name if os.path.isabs(name) else name}}
@@ -200,26 +268,18 @@ def public_facts(catalogue: Catalogue) -> dict[str, Any]:
 
 def _name(facts: Mapping[str, Any]) -> str:
     parts = [part for part in Path(str(facts["model"]["id"])).parts if part not in ("model", "/", ".", "..")]
-    return f"{parts[-1] if parts else facts['model']['model_type']} · {Path(str(facts['place'])).name}"
+    return f"{parts[-1] if parts else facts['model']['model_type']} · {_short(str(facts['place']))}"
 
 
-def token(clip_id: str) -> str:
-    """A clip's name as a part of an address, whatever is in it: no `..` or `%2F` for anybody on the way to resolve."""
-    return base64.urlsafe_b64encode(clip_id.encode("utf-8", "surrogatepass")).decode().rstrip("=")
-
-
-def clip_of(text: str) -> str | None:
-    """The other way; None where it is none.
+def _short(place: str) -> str:
+    """What to call an index; where Milvus runs is nobody's business.
 
     Example:
         ```python
-        >>> clip_of(token("../dog?.mp4")), clip_of("%")
-        ('../dog?.mp4', None)
+        >>> _short("runs/films-index"), _short("me/films-index"), _short("http://10.0.0.7:19530#films")
+        ('films-index', 'films-index', 'films')
 
         ```
     """
-    try:
-        name = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("utf-8", "surrogatepass")
-    except (binascii.Error, ValueError):
-        return None
-    return name if token(name) == text else None
+    name = Path(place).name.rsplit("#", 1)[-1]
+    return "index" if "://" in place and "#" not in place else name

@@ -1,11 +1,15 @@
 """The page without a browser: what programs are told, who may have which file, and what is never HTML."""
 
+import asyncio
 import json
 import re
 import shutil
+import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import httpx
@@ -14,15 +18,17 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from tiny_page import EVIL, QUOTED, open_tiny, page_of, served, write_tiny
+from tiny_page import EVIL, QUOTED, open_tiny, page_of, served, tiny_root
 
-from modeling_dualspace import app_files, app_gate, app_results
+from modeling_dualspace import app_files, app_gate, app_results, processing_dualspace
 from modeling_dualspace.app import LIMITS, build_app
-from modeling_dualspace.app_map import fit_plane, map_of, marks_of
+from modeling_dualspace.app_files import clip_of, token
+from modeling_dualspace.app_map import fit_plane, map_of, marks_of, times
 from modeling_dualspace.app_model import about_html, model_html
-from modeling_dualspace.app_query import Query, RefusedError, Wish
-from modeling_dualspace.app_search import catalogues_of, clip_of, token
+from modeling_dualspace.app_query import Asked, RefusedError, Wish
+from modeling_dualspace.app_search import Lately, catalogues_of, public_facts
 from modeling_dualspace.index import create_index, open_index
+from modeling_dualspace.index_rows import Hit
 from modeling_dualspace.media import Limits
 
 SECRET = "nobody may read this"
@@ -31,7 +37,7 @@ SECRET = "nobody may read this"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """The tiny index and its films; secrets beside them, among them, and behind links."""
-    root = write_tiny(tmp_path_factory.mktemp("page"))
+    root = tiny_root(tmp_path_factory)
     (root / "secret.mp4").write_text(SECRET)
     (root / "films" / "private.mp4").write_text(SECRET)
     (root / "films" / "link.mp4").symlink_to(root / "secret.mp4")
@@ -103,7 +109,7 @@ def test_programs_find_what_the_index_finds(root, client):
 
 def test_either_track_asks_and_either_is_searched(root, client):
     film, index = film_of(root), open_tiny(root)
-    by_sound = client.predict(handle_file(film), track="audio", among="audio", api_name="/search_by_film")
+    by_sound = client.predict(handle_file(film), modality="audio", among="audio", api_name="/search_by_film")
     assert [hit["clip_id"] for hit in by_sound] == [hit.clip_id for hit in index.search(audio=film, among="audio")]
     assert by_sound[0]["clip_id"] == "drum/drum-0000.mp4"
 
@@ -159,34 +165,136 @@ def test_wrong_files_are_told_by_their_names_and_no_place_of_this_machine(root, 
 def test_films_longer_than_the_limit_are_refused(root):
     short = catalogues_of([open_tiny(root)], Limits(seconds=0.2, bytes=10**6))[0]
     with pytest.raises(RefusedError, match=r"'drum-0000.mp4' lasts 0.5 s, and the limit is 0.2 s"):
-        short.search(Query("audio", film_of(root)), Wish())
+        short.search(Asked("audio", film_of(root)), Wish())
+
+
+def test_the_limits_hold_while_a_film_is_decoded_and_not_for_the_index_itself(root, monkeypatch):
+    limits = Limits(seconds=0.6, bytes=10**6)
+    short = catalogues_of([open_tiny(root)], limits)[0]
+    seen = []
+    kept = processing_dualspace.Film
+
+    def opened(path, limits=None, **settings):
+        seen.append(limits)
+        return kept(path, limits, **settings)
+
+    monkeypatch.setattr(processing_dualspace, "Film", opened)
+    for modality in ("audio", "visual"):
+        assert short.search(Asked(modality, film_of(root)), Wish()).hits
+    assert seen == [limits, limits] and short.index.processor.limits is None
+    short.index.embed(audio=film_of(root))
+    assert seen[2:] == [None]
+    assert short.queries.processor.backbone("audio") is short.index.processor.backbone("audio")
 
 
 def test_a_fault_of_ours_is_logged_and_not_shown(catalogue, root, monkeypatch, caplog):
-    monkeypatch.setattr(catalogue.index, "embed", lambda **_: 1 / 0)
+    monkeypatch.setattr(catalogue.queries, "embed", lambda **_: 1 / 0)
     with pytest.raises(RefusedError, match="not by your doing"):
-        catalogue.search(Query("audio", film_of(root)), Wish())
+        catalogue.search(Asked("audio", film_of(root)), Wish())
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_what_a_store_complains_of_is_logged_and_not_shown(catalogue, monkeypatch, caplog):
+    def gone(*_, **__):
+        raise ValueError("/home/me/index was removed or moved.")
+
+    monkeypatch.setattr(catalogue.index, "search_embeds", gone)
+    with pytest.raises(RefusedError, match="not by your doing") as caught:
+        catalogue.search(Asked("audio", clip_id="drum/drum-0000.mp4"), Wish())
+    assert "/home/me" not in str(caught.value) and "/home/me/index was removed" in caplog.text
+
+
+def test_a_value_may_have_a_comma_in_it(root):
+    assert Wish(where="city=Oslo, Norway, year>=2010;take=2\nplace!=a, b").conditions == [
+        "city=Oslo, Norway", "year>=2010", "take=2", "place!=a, b",
+    ]  # fmt: skip
+
+
 def test_a_filter_that_nothing_meets_is_explained(catalogue):
-    query = Query("audio", clip_id="drum/drum-0000.mp4")
+    query = Asked("audio", clip_id="drum/drum-0000.mp4")
     assert "Did you mean 'year'?" in catalogue.search(query, Wish(where="yaer>2000")).note
     assert "wider" in catalogue.search(query, Wish(where="year>3000")).note
 
 
-def test_a_clip_that_is_not_in_the_sample_is_searched_with_by_what_is_stored(catalogue, root):
-    small = catalogues_of([open_tiny(root)], LIMITS)[0]
-    small.__dict__["rows"] = {}
-    for track in ("audio", "visual"):
-        queries = [one.search(Query(track, clip_id="rain/rain-0000.mp4"), Wish()) for one in (catalogue, small)]
-        assert np.array_equal(queries[0].embedding, queries[1].embedding)
-    with pytest.raises(RefusedError, match="There is no clip 'nobody'"):
-        small.search(Query("audio", clip_id="nobody"), Wish())
-    with pytest.raises(RefusedError, match="has no pictures: take its sound"):
-        small.search(Query("visual", clip_id="out"), Wish())
+def test_a_clip_asks_by_what_is_stored_now_in_the_sample_or_not(root, tmp_path):
+    shutil.copytree(root / "index", tmp_path / "index")
+    with open_index(tmp_path / "index", films=root / "films", model=str(root / "model")) as index:
+        catalogue = catalogues_of([index], LIMITS)[0]
+        hits, audio, visual = index.sample()
+        rows = {hit.clip_id: row for row, hit in enumerate(hits)}
+        asked = Asked("audio", clip_id="rain/rain-0000.mp4")
+        assert np.array_equal(catalogue.search(asked, Wish()).embedding, audio[rows[asked.clip_id]])
+        drum = audio[[rows["drum/drum-0000.mp4"]]]
+        assert catalogue.map["clips"]  # the sample is had
+        index.add([asked.clip_id, "new"], np.repeat(drum, 2, axis=0), None, made_by=index.identity.fingerprint)
+        for one in (asked, Asked("audio", clip_id="new")):
+            assert np.array_equal(catalogue.search(one, Wish()).embedding, drum[0])
+        with pytest.raises(RefusedError, match="There is no clip 'nobody'"):
+            catalogue.search(Asked("audio", clip_id="nobody"), Wish())
+        with pytest.raises(RefusedError, match="has no pictures: take its sound"):
+            catalogue.search(Asked("visual", clip_id="out"), Wish())
 
 
+def test_what_costs_a_walk_through_the_index_is_had_once_a_minute(root, monkeypatch):
+    asked = []
+    index = open_tiny(root)
+    catalogue = catalogues_of([index], LIMITS)[0]
+    for name in ("describe", "labels", "film"):
+        kept = getattr(index, name)
+        monkeypatch.setattr(index, name, lambda *given, name=name, kept=kept: asked.append(name) or kept(*given))
+    for _ in range(3):
+        with pytest.raises(RefusedError, match="labelled 'made up'"):
+            catalogue.search(Asked("audio", clip_id="rain/rain-0000.mp4"), Wish(labels=["made up"]))
+        assert public_facts(catalogue)["clips"] == 13 and len(catalogue.map["clips"]) == 13
+    assert asked == ["labels", *["film"] * 13]
+
+
+def test_who_asks_while_something_is_had_anew_is_given_what_was_there():
+    made, going = [], threading.Event()
+
+    def make():
+        made.append(len(made))
+        if len(made) > 1:
+            going.set()
+            time.sleep(0.3)
+        return made[-1]
+
+    had = Lately(make, seconds=0)
+    assert had() == 0
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(had)
+        assert going.wait(5) and had() == 0 and later.result() == 1
+
+
+def test_one_bad_clip_makes_no_page_fail(root, tmp_path, monkeypatch):
+    shutil.copytree(root / "index", tmp_path / "index")
+    with open_index(tmp_path / "index", films=root / "films", model=str(root / "model")) as index:
+        row = index.sample()[1][:1]
+        bad = {"path": ["a\x00b.mp4"], "metadata": [{"made\x00": "\x00"}], "labels": [["\x00"]]}
+        index.add(["bad"], row, row, made_by=index.identity.fingerprint, **bad)
+        catalogue = catalogues_of([index], LIMITS)[0]
+        for _ in range(2):
+            answer = catalogue.search(Asked("audio", clip_id="bad"), Wish(k=20))
+            assert "bad" in {hit.clip_id for hit in answer.hits} and catalogue.to_json(answer.hits)
+            assert app_results.results_html(catalogue, answer).count("<li") == len(answer.hits)
+            assert len(map_of(catalogue)["clips"]) == 14 and catalogue.film(token("bad")) is None
+            assert len(app_results.pick_examples(catalogue, None)) == 6
+
+            def refuses(hit, kept=index.film):
+                if hit.clip_id == "bad":
+                    raise ValueError("embedded null byte")
+                return kept(hit)
+
+            monkeypatch.setattr(index, "film", refuses)  # and if the index did say so
+        assert build_app([index])
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -1.0])
+def test_seconds_that_are_none_are_not_shown(odd):
+    assert times(Hit("a", 1.0, "a.mp4", odd, 3.0, (), {})) == "" and times(Hit("a", 1, "a", 1, odd, (), {})) == "0:01–"
+
+
+@pytest.mark.slow
 def test_twenty_searches_at_once_are_all_answered(root, url):
     path = send(url, film_of(root)).json()[0]
     with ThreadPoolExecutor(20) as pool:
@@ -248,7 +356,7 @@ def test_no_path_that_anybody_can_think_of_reaches_a_file_of_ours(root, url):
 def test_clips_whose_path_leads_out_of_the_films_have_no_film(root, url, client):
     assert {
         hit["film"]
-        for hit in client.predict("out", track="audio", among="audio", labels=["linked"], api_name="/search_by_clip")
+        for hit in client.predict("out", modality="audio", among="audio", labels=["linked"], api_name="/search_by_clip")
     } == {
         "link.mp4",
         "../secret.mp4",
@@ -267,7 +375,7 @@ def test_an_upload_is_its_sender_s(root, url):
     assert httpx.get(address, cookies=other).status_code == httpx.get(address).status_code == 404
     assert "event: complete" in searched(url, path, mine)
     for cookies in (other, None, {app_gate.COOKIE: "x" * 42}, {app_gate.COOKIE: ""}):
-        assert "sent to" in searched(url, path, cookies)
+        assert "not here any more" in searched(url, path, cookies)
     assert send(url, film_of(root, "rain"), other).json() == [path]  # the same file of two is of both
     assert httpx.get(address, cookies=mine).status_code == httpx.get(address, cookies=other).status_code == 200
 
@@ -276,6 +384,16 @@ def test_what_a_program_sends_is_searched_with_and_given_to_nobody(root, url):
     path = send(url, film_of(root, "waves")).json()[0]
     assert "event: complete" in searched(url, path)
     assert httpx.get(f"{url}/gradio_api/file={path}").status_code == 404
+
+
+def test_the_same_file_of_a_browser_and_of_a_program_is_of_both():
+    for first, second in (("me", None), (None, "me")):
+        uploads = app_files.Uploads(100, 60)
+        for sender in (first, second):
+            uploads.add("/x", sender)
+            assert uploads.may_use("/x", sender)
+        assert uploads.may_use("/x", first) and uploads.may_see("/x", "me")
+        assert not uploads.may_see("/x", None) and not uploads.may_see("/x", "other")
 
 
 @pytest.mark.parametrize(
@@ -316,27 +434,121 @@ def test_large_files_are_refused_in_a_sentence(url, tmp_path):
     assert reply.status_code == 411
 
 
-def test_there_is_room_for_so_many_uploads_and_they_go_after_a_while(tmp_path):
-    uploads = app_files.Uploads(limit=100, keep=0.2)
+def raw(url, head, body=b"", wait=True):
+    """Sends a request that no client would, and reads the answer; or goes away in the middle of it."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sent:
+        sent.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = b""
+        while wait and b"\r\n\r\n" not in answer and (piece := sent.recv(65_536)):
+            answer += piece
+        if not wait:
+            time.sleep(0.2)
+    return answer.split(b"\r\n")[0].decode()
+
+
+@pytest.mark.parametrize("route", ["gradio_api/upload", "gradio_api/queue/join", "gradio_api/run/predict"])
+def test_no_length_beside_chunks_is_believed(url, route):
+    head = f"POST /{route} HTTP/1.1\nHost: x\nContent-Length: 5\nTransfer-Encoding: chunked"
+    assert " 411 " in raw(url, head, b"5\r\n[[[[[\r\n0\r\n\r\n")
+    assert " 411 " in raw(url, f"PUT /{route} HTTP/1.1\nHost: x\nTransfer-Encoding: chunked", b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(("route", "length"), [("upload", 50), ("upload", 10**9), ("queue/join", 50), ("x", 50)])
+def test_no_request_is_read_without_end(tmp_path, route, length):
+    """Whatever the server before it lets through."""
+    taken, told = [0, 0], []
+
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            taken[1] += len(message["body"])
+
+    async def endless():
+        taken[0] += 100
+        return {"type": "http.request", "body": b" " * 100, "more_body": True}
+
+    async def send(message):
+        told.append(message)
+
+    uploads = app_files.Uploads(1_000, 60, tmp_path)
+    scope = {"type": "http", "method": "POST", "path": f"/gradio_api/{route}"}
+    scope["headers"] = [(b"content-length", str(length).encode())]
+    asyncio.run(app_gate.Gate(app, uploads)(scope, endless, send))
+    assert taken[0] <= app_gate.BODY + 1_100 and taken[1] <= 50
+    assert not told or (b"connection", b"close") in told[0]["headers"]
+    assert uploads.reserve(app_files.ROOM * 1_000)  # nothing is held for it
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"no json", b'{"data": [1', b"\xff\xfe\x00"])
+def test_what_cannot_be_read_is_not_let_through(url, body):
+    assert httpx.post(f"{url}/gradio_api/queue/join", content=body).status_code == 400
+
+
+def test_room_is_taken_before_an_upload_comes(tmp_path):
+    uploads = app_files.Uploads(100, 60, tmp_path)
+    assert [uploads.reserve(100) for _ in range(app_files.ROOM + 1)] == [True] * app_files.ROOM + [False]
+    uploads.release(100)
+    assert uploads.reserve(60) and not uploads.reserve(60)
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(root):
+    with served(page_of(root, limits=Limits(bytes=300_000))) as url:
+        folder = app_files.uploads_folder()
+        head = "POST /gradio_api/upload HTTP/1.1\nHost: x\nContent-Length: 300000\n"
+        head += "Content-Type: multipart/form-data; boundary=b"
+        part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+        with ThreadPoolExecutor(1) as pool:
+            before = {file for file in folder.iterdir() if file.is_file()}
+            gone = pool.submit(raw, url, head, part + b"x" * 200_000, wait=False)
+            deadline = time.monotonic() + 10
+            came = False
+            while not came and time.monotonic() < deadline:
+                came = any(file not in before for file in folder.iterdir() if file.is_file())
+                time.sleep(0.005)
+            assert came and gone.result() == ""
+        while any(file.is_file() for file in folder.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(file.is_file() for file in folder.iterdir())
+        assert send(url, film_of(root)).status_code == 200
+
+
+def test_there_is_room_for_so_many_uploads_and_they_go_after_a_while(tmp_path, monkeypatch):
+    passed = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed, time=lambda: time.time() + passed)
+    monkeypatch.setattr(app_files, "time", clock)
+    uploads = app_files.Uploads(limit=100, keep=60, folder=tmp_path)
     for number in range(app_files.ROOM):
-        (tmp_path / str(number)).write_bytes(b"x" * 100)
-        uploads.add(str(tmp_path / str(number)), "me")
-    assert not uploads.has_room(1)
+        (tmp_path / f"hash{number}").mkdir()
+        (tmp_path / f"hash{number}" / "a.wav").write_bytes(b"x" * 100)
+        if number < 15:
+            uploads.add(str(tmp_path / f"hash{number}" / "a.wav"), "me")  # the others are nobody's
+    first = str(tmp_path / "hash0" / "a.wav")
+    assert not uploads.reserve(1)
     uploads.tidy()
-    assert len(list(tmp_path.iterdir())) == app_files.ROOM and uploads.may_see(str(tmp_path / "0"), "me")
-    time.sleep(0.25)
+    assert len(list(tmp_path.iterdir())) == app_files.ROOM and uploads.may_see(first, "me")
+    passed += 40
+    assert uploads.may_use(first, "me") and not uploads.may_use(first, None)  # which keeps it
+    passed += 30
     uploads.tidy()
-    assert not list(tmp_path.iterdir()) and uploads.has_room(2_000) and not uploads.may_see(str(tmp_path / "0"), "me")
+    assert [file.parent.name for file in tmp_path.glob("*/*")] == ["hash0"] and uploads.may_use(first, "me")
+    passed += 70
+    uploads.tidy()
+    assert not list(tmp_path.glob("*/*")) and uploads.reserve(2_000) and not uploads.may_see(first, "me")
+    passed += 140  # folders count from when they were emptied
+    uploads.tidy()
+    assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_removed_by_a_running_page(root):
     with served(page_of(root, keep=0.3)) as url:
-        path = Path(send(url, film_of(root)).json()[0])
+        path = Path(send(url, film_of(root, "clock")).json()[0])  # which no other page has
         assert path.is_relative_to(app_files.uploads_folder()) and path.exists()
         deadline = time.monotonic() + 5
         while path.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-    assert not path.exists()
+        assert not path.exists()
+        assert "it was kept for 0.3 seconds: send it again" in searched(url, str(path))
 
 
 def test_the_cookie_is_for_frames_where_the_page_is_secure(url):
@@ -354,7 +566,7 @@ def test_routes_that_the_page_does_not_need_are_not_there(url, route):
 
 
 def test_names_that_came_with_the_data_are_never_html(root, catalogue):
-    answer = catalogue.search(Query("audio", clip_id="drum/drum-0000.mp4"), Wish(k=20))
+    answer = catalogue.search(Asked("audio", clip_id="drum/drum-0000.mp4"), Wish(k=20))
     hits = app_results.pick_examples(catalogue, None)
     pages = [app_results.results_html(catalogue, answer), app_results.examples_html(catalogue, hits)]
     pages += [about_html([catalogue], 60), model_html(catalogue), app_results.error_html(EVIL)]
@@ -368,7 +580,7 @@ def test_names_that_came_with_the_data_are_never_html(root, catalogue):
 
 
 def test_players_start_at_the_second_of_the_clip_and_sounds_have_their_own(catalogue):
-    answer = catalogue.search(Query("audio", clip_id="drum/drum-0000.mp4"), Wish(k=1))
+    answer = catalogue.search(Asked("audio", clip_id="drum/drum-0000.mp4"), Wish(k=1))
     assert re.search(
         r'<video playsinline controls preload="none" src="clip/0/[\w-]+#t=0.1,0.4"',
         app_results.results_html(catalogue, answer),
@@ -407,11 +619,12 @@ def test_the_map_has_both_tracks_of_every_clip_and_marks_the_query(catalogue):
     _, embeds = catalogue.sample
     assert len(drawn["clips"]) == drawn["of"] == 13 and drawn["legend"][0] == [EVIL, 0]
     by_id = {clip["id"]: clip for clip in drawn["clips"]}
-    row = catalogue.rows["rain/rain-0000.mp4"]
-    for track in ("audio", "visual"):
-        assert np.allclose(by_id["rain/rain-0000.mp4"][track], catalogue.plane.place(embeds[track][row]), atol=1e-5)
+    row = [hit.clip_id for hit in catalogue.sample[0]].index("rain/rain-0000.mp4")
+    for name in ("audio", "visual"):
+        assert np.allclose(by_id["rain/rain-0000.mp4"][name], catalogue.plane.place(embeds[name][row]), atol=1e-5)
+    assert by_id["rain/rain-0000.mp4"]["when"] == "0:00.1–0:00.4"
     assert by_id["out"]["visual"] is None and by_id["out"]["url"] is None
-    marks = marks_of(catalogue, catalogue.search(Query("visual", clip_id="rain/rain-0000.mp4"), Wish(k=2)))
+    marks = marks_of(catalogue, catalogue.search(Asked("visual", clip_id="rain/rain-0000.mp4"), Wish(k=2)))
     assert [marks["query"]["x"], marks["query"]["y"]] == by_id["rain/rain-0000.mp4"]["visual"]
     assert marks["among"] == "audio" and len(marks["found"]) == 2
 
@@ -433,9 +646,10 @@ def test_what_is_no_name_of_a_clip_is_none(text):
 def test_every_path_in_a_request_counts_wherever_it_stands():
     body = {"data": [[{"a": {"path": "/x"}}], {"path": "y", "deeper": [{"path": 3}]}, {"path": None}], "path": "z"}
     assert sorted(app_gate.files_in(json.dumps(body).encode())) == ["/x", "3", "y", "z"]
-    assert list(app_gate.files_in(b"[" * 100_000)) == [] == list(app_gate.files_in(b"no json"))
+    assert list(app_gate.files_in(b"")) == []
 
 
+@pytest.mark.slow
 def test_the_model_s_table_and_curves_are_those_of_its_run(root, tmp_path, catalogue):
     metrics = {
         "map": 0.5,
@@ -474,6 +688,8 @@ def test_the_model_s_table_and_curves_are_those_of_its_run(root, tmp_path, catal
     assert all(word in page for word in ("0.3750", "0.6250", "0.5000", "toy&lt;u&gt;data, test (synthetic)"))
     assert page.count("<svg") >= 3 and "var(--series-0)" in page and "<style" not in page
     assert "Training: " in page and "dualspace evaluate" in model_html(catalogue)
+    with open_tiny(root, model=str(tmp_path / "model")) as moved:  # its run is where the model is now
+        assert "toy&lt;u&gt;data" in model_html(catalogues_of([moved], LIMITS)[0])
     (tmp_path / "results" / "test.json").write_text("no json")
     assert "cannot be read" in model_html(catalogue, [tmp_path])
 
@@ -485,6 +701,7 @@ def test_a_page_needs_an_index_and_a_limit(root):
         build_app([open_tiny(root)], limits=Limits(bytes=None))
 
 
+@pytest.mark.slow
 def test_indexes_of_one_page_are_chosen_by_name(root, tmp_path):
     with open_tiny(root) as index:
         index.save(tmp_path / "index")
@@ -501,7 +718,7 @@ def test_an_empty_index_has_a_page_too(root, tmp_path):
         assert build_app([index])
         catalogue = catalogues_of([index], LIMITS)[0]
         assert map_of(catalogue)["clips"] == [] == app_results.pick_examples(catalogue, None)
-        assert catalogue.search(Query("audio", film_of(root)), Wish()).note.startswith("No clip here has pictures")
+        assert catalogue.search(Asked("audio", film_of(root)), Wish()).note.startswith("No clip here has pictures")
 
 
 def test_nothing_the_page_says_of_itself_names_a_place_of_this_machine(root, url):
@@ -515,9 +732,9 @@ def test_without_the_model_clips_are_searched_with_and_files_are_not(root, tmp_p
     shutil.copytree(root / "index", tmp_path / "index")
     with open_index(tmp_path / "index", films=root / "films", model=str(tmp_path / "gone")) as index:
         catalogue = catalogues_of([index], LIMITS)[0]
-        assert catalogue.search(Query("audio", clip_id="rain/rain-0000.mp4"), Wish()).hits
+        assert catalogue.search(Asked("audio", clip_id="rain/rain-0000.mp4"), Wish()).hits
         with pytest.raises(RefusedError, match="cannot be searched with here just now") as caught:
-            catalogue.search(Query("audio", film_of(root)), Wish())
+            catalogue.search(Asked("audio", film_of(root)), Wish())
     assert str(tmp_path) not in str(caught.value) and "gone" in caplog.text
 
 
@@ -526,5 +743,5 @@ def test_a_label_that_came_since_can_be_asked_for(root, tmp_path):
     with open_index(tmp_path / "index", films=root / "films") as index:
         catalogue = catalogues_of([index], LIMITS)[0]
         index.add(["new"], index.sample()[1][:1], None, made_by=index.identity.fingerprint, labels=[["new"]])
-        hits = catalogue.search(Query("audio", clip_id="rain/rain-0000.mp4"), Wish(among="audio", labels=["new"])).hits
+        hits = catalogue.search(Asked("audio", clip_id="rain/rain-0000.mp4"), Wish(among="audio", labels=["new"])).hits
         assert [hit.clip_id for hit in hits] == ["new"]

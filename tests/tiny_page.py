@@ -1,5 +1,6 @@
 """A tiny index with films, and its page at an address, for the tests of the page."""
 
+import shutil
 import socket
 import threading
 import time
@@ -17,6 +18,18 @@ from modeling_dualspace.sample_clips import write_clips
 
 EVIL = """<img src=x onerror="window.hacked=1">${window.hacked=2}{{"""
 QUOTED = """it's a "film" & more <b>.mp4"""
+
+
+_written: list[Path] = []
+
+
+def tiny_root(tmp_path_factory) -> Path:
+    """A copy of what `write_tiny` writes, once for all tests."""
+    if not _written:
+        _written.append(write_tiny(tmp_path_factory.mktemp("written")))
+    root = tmp_path_factory.mktemp("page")
+    shutil.copytree(_written[0], root, dirs_exist_ok=True)
+    return root
 
 
 def write_tiny(root: Path) -> Path:
@@ -54,7 +67,7 @@ def write_tiny(root: Path) -> Path:
 
 def open_tiny(root: Path, **settings):
     """Its index."""
-    return open_index(root / "index", films=root / "films", **settings)
+    return open_index(root / "index", **{"films": root / "films", "model": str(root / "model")} | settings)
 
 
 @contextmanager
@@ -63,7 +76,7 @@ def served(app):
     uvicorn = require("uvicorn", extra="app")
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio waits for the ACK
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
