@@ -7,8 +7,9 @@ demo: environment
 app: environment
 	@.venv/bin/dualspace app $(APP)
 
+# Two processes at least, four at most, a file of tests each; threads of their own would only be in each other's way.
 test: environment
-	@.venv/bin/python -m pytest -q -m "not slow" $(PYTEST)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-all: environment
 	@.venv/bin/python -m pytest -q $(PYTEST)
