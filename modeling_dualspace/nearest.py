@@ -13,6 +13,8 @@ BLOCK = 256
 """Rows of which the best is looked at first."""
 FLOATS = 1 << 22
 """Scores held at a time, of all queries together."""
+NEAR = 1 << 14
+"""Codes compared at a time: what is in between stays in the processor's cache."""
 EXACTLY = 1 << 16
 """Rows compared in float64 at a time."""
 
@@ -121,9 +123,10 @@ class Codes(Columns):
         """Minus the distances."""
         found = np.empty((len(queries), len(self)), dtype=np.int16)
         for start, piece in self._placed():
-            part = found[:, start : start + piece.shape[1]]
-            for row, query in zip(part, queries, strict=True):
-                np.negative(_distances(query, piece), out=row)
+            for row, query in zip(found, queries, strict=True):
+                for first in range(0, piece.shape[1], NEAR):
+                    part = piece[:, first : first + NEAR]
+                    np.negative(_distances(query, part), out=row[start + first : start + first + part.shape[1]])
         return found
 
     def exact(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -132,8 +135,8 @@ class Codes(Columns):
 
 
 def _distances(query: np.ndarray, words: np.ndarray) -> np.ndarray:
-    distances = np.zeros(words.shape[1], dtype=np.int16)
-    for mine, theirs in zip(query, words, strict=True):
+    distances = np.bitwise_count(np.bitwise_xor(words[0], query[0])).astype(np.int16)
+    for mine, theirs in zip(query[1:], words[1:], strict=True):
         np.add(distances, np.bitwise_count(np.bitwise_xor(theirs, mine)), out=distances)
     return distances
 
