@@ -309,6 +309,7 @@ def decoded(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+@pytest.mark.slow
 def test_soundnet_and_i3d_by_their_names_the_whole_way_and_i3d_repeats_the_last_frame(run, by_name, films, tmp_path):
     by_name("soundnet", "i3d")
     few = tmp_path / "few"

@@ -177,6 +177,7 @@ def test_being_asked_in_a_closed_form_stops_before_the_next_cell(data, suite, tm
     assert asked == ["Random"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_table_and_one_that_is_killed_costs_its_cell_alone(
     data, whole, suite, tmp_path, trained, monkeypatch, capfd
 ):

@@ -369,6 +369,7 @@ def seen(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(names, np.split(vectors, len(names)), strict=True))
 
 
+@pytest.mark.slow
 def test_components_of_frames_are_those_of_scikit_learn_too_and_are_rounded_as_youtube_8m_has_them(
     own, inception, tmp_path
 ):

@@ -37,6 +37,7 @@ def test_without_a_python_it_says_so(checkout):
     assert code == 1 and sentence.startswith("DualSpace needs Python 3.11 or newer, and found none")
 
 
+@pytest.mark.slow
 def test_without_an_index_it_says_so_and_leaves_no_stamp(checkout):
     code, sentences = run(checkout)
     assert code == 1 and len(sentences) == 2

@@ -36,6 +36,7 @@ def better_half_and_default(toys, toy, by_heart, seeds):
     return max(scores["explicit"], scores["implicit"]), scores["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize("by_heart", [False, True])
 def test_the_default_is_no_worse_than_the_better_subspace_over_five_seeds(toys, toy, by_heart):

@@ -622,6 +622,7 @@ DATA_CARD = (
 )
 
 
+@pytest.mark.slow
 def test_the_other_libraries_load_from_it(api, online, hub_environment, tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model = BertModel(BertConfig(vocab_size=10, max_position_embeddings=8, **sizes))

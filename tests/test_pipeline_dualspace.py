@@ -595,6 +595,7 @@ def dual(make_model, processor):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_two_ways_that_are_documented_give_the_same_in_processes_of_their_own(dual, processor, media, tmp_path):
     pipe = AudioVisualRetrievalPipeline(dual, processor=processor, device="cpu")
     pipe.save_pretrained(tmp_path / "model")

@@ -40,11 +40,8 @@ NOT_RUN = {
 SMALLER = {
     "dataset_scripts/synthetic_features.py": ["--rows", "1500"],
     "dataset_scripts/sample_clips.py": ["--clips-per-class", "6", "--seconds", "0.5"],
-    "train finetune data.path=my-features": [
-        "train.min_steps=20",
-        "model.audio_hidden=[64]",
-        "model.visual_hidden=[64]",
-    ],
+    "train films": ["train.min_steps=20", "model.fusion_features=false"],
+    "train tiny": ["train.epochs=1", "model.fusion_features=false"],
 }
 """What the readme makes, at a fraction of the size."""
 

@@ -95,6 +95,7 @@ def fails(capsys, *words: str) -> str:
 # ---- really, with its verification
 
 
+@pytest.mark.slow
 def test_everything_goes_to_an_organisation_and_is_looked_at(place, online, monkeypatch, capfd):
     """By a token in a login file, which is told to nobody: by no argument, text, file, commit or message."""
     token, seen = online.add_user("me", organisations=["lab"]), []
