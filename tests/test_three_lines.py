@@ -115,10 +115,8 @@ def test_the_three_lines_work_where_there_is_only_the_wheel(hub, hub_environment
     three_lines(environment_of(tmp_path, wheel), hub, hub_environment, tmp_path)
 
 
-FILMS = """
-from modeling_dualspace.sample_clips import write_clips
-write_clips("my_videos", 8, 0.4, seed=1, progress=False)
-"""
+FILMS = [str(ROOT / "dataset_scripts" / "sample_clips.py"), "--out", "my_videos", "--clips-per-class", "8"]
+FILMS += ["--seconds", "0.5"]
 SEARCHABLE = [
     ["extract", "my_videos", "--out", "my-features"],
     ["train", "films", "data.path=my-features", "train.min_steps=5", "output=runs/films"],
@@ -133,7 +131,7 @@ def test_films_become_searchable_by_three_commands_where_there_is_only_the_wheel
     (wheel,) = tmp_path.glob("*.whl")
     python, environment = environment_of(tmp_path, f"{wheel}[app]"), hub_environment(hub, tmp_path / "home")
     command = [python, "-m", "modeling_dualspace"]
-    run([python, "-c", FILMS], tmp_path, environment)
+    run([python, *FILMS], tmp_path, environment)
     for words in SEARCHABLE:
         run([*command, *words], tmp_path, environment)
     film = next((tmp_path / "my_videos" / "drum").glob("*.mp4"))
